@@ -1,0 +1,1 @@
+//! Integration tests of `container-core`: public API only.

@@ -1,0 +1,4 @@
+//! Container images: references, manifests, layers, an OCI-layout store and a registry client.
+
+mod error;
+pub use error::{Error, ErrorKind, Result};

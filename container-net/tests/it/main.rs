@@ -1,0 +1,1 @@
+//! Integration tests of `container-net`: public API only.

@@ -1,0 +1,1 @@
+//! Integration tests of `container-storage`: public API only.

@@ -1,0 +1,1 @@
+//! A container engine as a library.
