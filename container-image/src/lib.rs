@@ -2,3 +2,6 @@
 
 mod error;
 pub use error::{Error, ErrorKind, Result};
+
+mod digest;
+pub use digest::{Digest, HashReader, HashWriter, Hasher};
