@@ -5,3 +5,17 @@ pub use error::{Error, ErrorKind, Result};
 
 mod digest;
 pub use digest::{Digest, HashReader, HashWriter, Hasher};
+
+mod config;
+mod descriptor;
+mod json;
+mod manifest;
+mod media_type;
+mod platform;
+mod reference;
+pub use config::{Healthcheck, History, ImageConfig, RootFs, RunConfig};
+pub use descriptor::Descriptor;
+pub use manifest::{Document, Index, Manifest};
+pub use media_type::MediaType;
+pub use platform::Platform;
+pub use reference::Reference;
