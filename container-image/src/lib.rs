@@ -19,3 +19,12 @@ pub use manifest::{Document, Index, Manifest};
 pub use media_type::MediaType;
 pub use platform::Platform;
 pub use reference::Reference;
+
+mod image;
+mod store;
+pub use image::{Image, Layer, chain_id};
+pub use store::{
+    BlobReader, INDEX_ANNOTATION, Ingest, Lease, Pruned, Store, StoreOptions, StoredImage,
+};
+
+pub mod layer;
