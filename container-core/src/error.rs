@@ -210,7 +210,9 @@ fn kind_of(error: &io::Error) -> ErrorKind {
         io::ErrorKind::ResourceBusy => ErrorKind::Busy,
         io::ErrorKind::TimedOut => ErrorKind::TimedOut,
         io::ErrorKind::Unsupported => ErrorKind::Unsupported,
-        _ => error.raw_os_error().map_or(ErrorKind::Internal, ErrorKind::Os),
+        _ => error
+            .raw_os_error()
+            .map_or(ErrorKind::Internal, ErrorKind::Os),
     }
 }
 

@@ -1,0 +1,114 @@
+//! The launcher's side: a process of one thread that forks a monitor for each container.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
+use rustix::net::{RecvFlags, SocketType, sockopt};
+use rustix::process::{self, PidfdFlags};
+use rustix::stdio;
+
+use super::protocol::{self, Event, HELLO, Message, START, tell};
+use crate::monitor::Monitor;
+use crate::sys::{self, Cloned};
+
+/// Whether standard input is the socket of a launcher, with the greeting of our own parent in it.
+pub(super) fn is_addressed() -> bool {
+    let socket = stdio::stdin();
+    let Ok(SocketType::SEQPACKET) = sockopt::socket_type(socket) else {
+        return false;
+    };
+    let Ok(peer) = sockopt::socket_peercred(socket) else {
+        return false;
+    };
+    if Some(peer.pid) != process::getppid() || peer.uid != process::geteuid() {
+        return false;
+    }
+    let hello = protocol::receive(socket, RecvFlags::DONTWAIT);
+    matches!(hello, Ok(Some(message)) if message.bytes == HELLO)
+}
+
+/// Serves until the embedder closes its end; gives the exit status of the process.
+pub(super) fn run() -> i32 {
+    match serve() {
+        Ok(()) => 0,
+        Err(_) => 1,
+    }
+}
+
+fn serve() -> Result<(), Errno> {
+    // Ignored signals and the mask survive an exec, and the embedder's are not ours.
+    sys::reset_signals();
+    // Fails only for a process that leads a session already.
+    let _ = process::setsid();
+    process::chdir(c"/")?;
+    process::umask(Mode::from_raw_mode(0o022));
+    let _ = rustix::thread::set_name(c"ctr-launcher");
+    let socket = move_socket()?;
+    let embedder = process::getppid().ok_or(Errno::SRCH)?;
+    let leash = process::pidfd_open(embedder, PidfdFlags::empty())?;
+    if process::getppid() != Some(embedder) || !is_single_threaded() {
+        return Err(Errno::PERM);
+    }
+    // Nobody asks how a monitor ended; what matters it has written down.
+    sys::auto_reap(true);
+    while let Some(message) = protocol::receive(socket.as_fd(), RecvFlags::empty())? {
+        if let Some(monitor) = fork_monitor(message) {
+            drop(socket);
+            sys::exit_now(monitor.run(leash.as_fd()));
+        }
+    }
+    Ok(())
+}
+
+/// Moves the socket off standard input, and puts nothing in place of the standard streams.
+fn move_socket() -> Result<OwnedFd, Errno> {
+    let socket = fcntl_dupfd_cloexec(stdio::stdin(), 3)?;
+    let null = rustix::fs::openat(CWD, c"/dev/null", OFlags::RDWR, Mode::empty())?;
+    stdio::dup2_stdin(&null)?;
+    stdio::dup2_stdout(&null)?;
+    stdio::dup2_stderr(&null)?;
+    fcntl_setfd(&null, FdFlags::CLOEXEC)?;
+    Ok(socket)
+}
+
+/// A library that starts threads before `main` would make every fork here unsound.
+fn is_single_threaded() -> bool {
+    std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1)
+}
+
+/// Forks a monitor for the container that `message` asks for; gives it in the new process.
+fn fork_monitor(message: Message) -> Option<Monitor> {
+    if message.bytes != START {
+        return None;
+    }
+    let mut descriptors = message.descriptors.into_iter();
+    let monitor = Monitor {
+        control: descriptors.next()?,
+        job: descriptors.next()?,
+        slots: descriptors.collect(),
+    };
+    match fork() {
+        Ok(Cloned::Child) => {
+            sys::auto_reap(false);
+            let _ = rustix::thread::set_name(c"ctr-monitor");
+            return Some(monitor);
+        }
+        Ok(Cloned::Parent { .. }) => {}
+        Err(errno) => tell(
+            monitor.control.as_fd(),
+            &Event::Broken {
+                doing: "fork a monitor".into(),
+                errno: errno.raw_os_error(),
+            },
+            &[],
+        ),
+    }
+    None
+}
+
+#[expect(unsafe_code, reason = "the one place that forks monitors")]
+fn fork() -> Result<Cloned, Errno> {
+    // SAFETY: this process has one thread, as `serve` made sure.
+    unsafe { sys::clone3(0, None) }
+}

@@ -1,0 +1,349 @@
+//! The monitor: the parent of one container's first process.
+//!
+//! It clones the process, tells how the start goes, holds the leash of an attached container, and in
+//! the end reaps, counts, cleans up, records and reports, in this order: whoever hears of the end
+//! finds everything cleaned up.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::SystemTime;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{self, Signal, WaitId, WaitIdOptions};
+
+use crate::container::ExitStatus;
+use crate::launcher::protocol::{Event, Job, tell};
+use crate::plan::child::Prepared;
+use crate::plan::step::{Slot, SlotKind};
+use crate::plan::{IdMaps, Plan, Word};
+use crate::state::{self, ExitRecord, InitRecord};
+use crate::sys::{self, Cloned};
+
+/// What a monitor starts with.
+pub(crate) struct Monitor {
+    /// Its side of the pair that the embedder holds the other side of.
+    pub(crate) control: OwnedFd,
+    /// The file that its [`Job`] is in.
+    pub(crate) job: OwnedFd,
+    /// The descriptors that the plan refers to.
+    pub(crate) slots: Vec<OwnedFd>,
+}
+
+/// What failed while a container was started or watched.
+struct Failure {
+    doing: &'static str,
+    errno: Errno,
+}
+
+/// A process with the pipe that it reports over.
+struct Init {
+    pid: i32,
+    pidfd: OwnedFd,
+    report: OwnedFd,
+}
+
+trait Doing<T> {
+    fn doing(self, what: &'static str) -> Result<T, Failure>;
+}
+
+impl<T> Doing<T> for Result<T, Errno> {
+    fn doing(self, what: &'static str) -> Result<T, Failure> {
+        self.map_err(|errno| Failure { doing: what, errno })
+    }
+}
+
+impl<T> Doing<T> for io::Result<T> {
+    fn doing(self, what: &'static str) -> Result<T, Failure> {
+        self.map_err(|error| Failure {
+            doing: what,
+            errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),
+        })
+    }
+}
+
+impl Monitor {
+    /// Runs the container to its end; gives the exit status of the monitor.
+    pub(crate) fn run(self, embedder: BorrowedFd<'_>) -> i32 {
+        let Self {
+            control,
+            job,
+            slots,
+        } = self;
+        // A session of its own: what is sent to the group of the launcher is not meant for it.
+        let _ = process::setsid();
+        let outcome = read_job(&job).and_then(|job| {
+            let ended = supervise(&job, slots, &control, embedder);
+            let cleaned = clean_up(&job);
+            if let Ok(Event::Exited(mut status)) = ended {
+                status.oom_killed = cleaned?;
+                record_exit(&job, &status)?;
+                return Ok(Event::Exited(status));
+            }
+            ended
+        });
+        let (event, code) = match outcome {
+            Ok(event) => (event, 0),
+            Err(Failure { doing, errno }) => {
+                let (doing, errno) = (doing.to_owned(), errno.raw_os_error());
+                (Event::Broken { doing, errno }, 1)
+            }
+        };
+        tell(control.as_fd(), &event, &[]);
+        code
+    }
+}
+
+fn read_job(file: &OwnedFd) -> Result<Job, Failure> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let bytes = fs::read(path).doing("read the job")?;
+    postcard::from_bytes(&bytes).map_err(|_| Failure {
+        doing: "decode the job",
+        errno: Errno::PROTO,
+    })
+}
+
+/// Starts the process and watches it until its end.
+fn supervise(
+    job: &Job,
+    slots: Vec<OwnedFd>,
+    control: &OwnedFd,
+    embedder: BorrowedFd<'_>,
+) -> Result<Event, Failure> {
+    let init = clone_init(&job.plan, &slots)?;
+    // The process has its copies; the ends of pipes must not stay open here.
+    drop(slots);
+    let leash = job.attached.then_some(embedder);
+    let result = announce(job, &init, control).and_then(|()| watch(&init, control, leash));
+    if result.is_err() {
+        let _ = process::pidfd_send_signal(&init.pidfd, Signal::KILL);
+        let _ = wait(&init.pidfd);
+    }
+    result
+}
+
+/// Clones the process, which walks the plan.
+fn clone_init(plan: &Plan, slots: &[OwnedFd]) -> Result<Init, Failure> {
+    let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).doing("make a pipe");
+    let (report, report_end) = pipe()?;
+    let (gate_end, gate) = pipe()?;
+    let slot = |slot: Option<Slot>| slot.and_then(|slot| slots.get(usize::from(slot.0)));
+    if let Some(namespace) = slot(plan.pid_namespace) {
+        sys::setns(namespace.as_fd(), libc::CLONE_NEWPID.unsigned_abs())
+            .doing("join the PID namespace")?;
+    }
+    let cgroup = slot(plan.cgroup).map(AsFd::as_fd);
+    let prepared = Prepared::new(plan, slots);
+    let cloned = clone(plan.flags, cgroup).doing("clone the first process")?;
+    let Cloned::Parent { pid, pidfd } = cloned else {
+        drop((report, gate));
+        prepared.walk(report_end.as_fd(), gate_end.as_fd());
+    };
+    let init = Init { pid, pidfd, report };
+    let opened = prepare_from_outside(plan, pid)
+        .and_then(|()| rustix::io::write(&gate, b"0").doing("let the first process go on"));
+    if let Err(failure) = opened {
+        // The process waits for the gate, or is on its way: it must not get any further.
+        let _ = process::pidfd_send_signal(&init.pidfd, Signal::KILL);
+        let _ = wait(&init.pidfd);
+        return Err(failure);
+    }
+    Ok(init)
+}
+
+#[expect(unsafe_code, reason = "the one place that clones containers")]
+fn clone(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned, Errno> {
+    // SAFETY: a monitor is a fork of the launcher, which has one thread, and starts none.
+    unsafe { sys::clone3(flags, cgroup) }
+}
+
+/// What only the parent may do to the new process.
+fn prepare_from_outside(plan: &Plan, pid: i32) -> Result<(), Failure> {
+    let write = |file: &str, content: &str| fs::write(format!("/proc/{pid}/{file}"), content);
+    if let Some(adjustment) = plan.oom_score_adj {
+        write("oom_score_adj", &adjustment.to_string()).doing("adjust the out-of-memory score")?;
+    }
+    if let Some(IdMaps {
+        uid,
+        gid,
+        deny_setgroups,
+    }) = &plan.id_maps
+    {
+        if *deny_setgroups {
+            write("setgroups", "deny").doing("give up setgroups")?;
+        }
+        write("uid_map", uid).doing("map user ids")?;
+        write("gid_map", gid).doing("map group ids")?;
+    }
+    Ok(())
+}
+
+/// Records the process and hands it to the embedder.
+fn announce(job: &Job, init: &Init, control: &OwnedFd) -> Result<(), Failure> {
+    if let Some(directory) = &job.state {
+        let record = InitRecord::of(init.pid).doing("read the start time of the first process")?;
+        state::write(&directory.join(state::INIT), &record, false)
+            .doing("record the first process")?;
+    }
+    let network = if job.plan.flags & u64::from(libc::CLONE_NEWNET.unsigned_abs()) == 0 {
+        None
+    } else {
+        let path = format!("/proc/{}/ns/net", init.pid);
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        Some(
+            rustix::fs::openat(CWD, path, flags, Mode::empty())
+                .doing("open the network namespace")?,
+        )
+    };
+    let mut descriptors = vec![&init.pidfd];
+    descriptors.extend(&network);
+    tell(
+        control.as_fd(),
+        &Event::Cloned { pid: init.pid },
+        &descriptors,
+    );
+    Ok(())
+}
+
+/// Passes on what the process reports, until it has ended.
+fn watch(init: &Init, control: &OwnedFd, leash: Option<BorrowedFd<'_>>) -> Result<Event, Failure> {
+    let mut report = Some(&init.report);
+    let mut attached = leash;
+    let mut ready = false;
+    loop {
+        let mut waits = vec![PollFd::new(&init.pidfd, PollFlags::IN)];
+        waits.extend(report.map(|report| PollFd::new(report, PollFlags::IN)));
+        if let Some(leash) = &attached {
+            waits.push(PollFd::new(control, PollFlags::IN));
+            waits.push(PollFd::from_borrowed_fd(*leash, PollFlags::IN));
+        }
+        match poll(&mut waits, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno).doing("wait for the container"),
+        }
+        let fired: Vec<bool> = waits
+            .iter()
+            .map(|wait| !wait.revents().is_empty())
+            .collect();
+        let reported = report.is_some() && fired.get(1) == Some(&true);
+        if reported {
+            match read_word(&init.report)? {
+                Some(Word::Waiting) => tell(control.as_fd(), &Event::Created, &[]),
+                Some(Word::Ready) => ready = true,
+                Some(Word::Failed { step, call, errno }) => {
+                    wait(&init.pidfd)?;
+                    return Ok(Event::Failed { step, call, errno });
+                }
+                None => {
+                    report = None;
+                    if ready {
+                        tell(control.as_fd(), &Event::Running, &[]);
+                    }
+                }
+            }
+            // What was said before the end comes before the end.
+            continue;
+        }
+        if fired.first() == Some(&true) {
+            return wait(&init.pidfd).map(Event::Exited);
+        }
+        if attached.is_some() && fired.iter().rev().take(2).any(|fired| *fired) {
+            // The embedder, or its handle of the container, is gone.
+            attached = None;
+            let _ = process::pidfd_send_signal(&init.pidfd, Signal::KILL);
+        }
+    }
+}
+
+/// Reads one word; `None` at the end of the file.
+fn read_word(report: &OwnedFd) -> Result<Option<Word>, Failure> {
+    // Words are shorter than what a pipe writes in one piece, so that none arrives in parts.
+    let mut bytes = [0; Word::SIZE];
+    match rustix::io::read(report, &mut bytes) {
+        Ok(0) => Ok(None),
+        Ok(Word::SIZE) => match Word::from_bytes(bytes) {
+            Some(word) => Ok(Some(word)),
+            None => Err(Errno::PROTO).doing("read the report of the first process"),
+        },
+        Ok(_) => Err(Errno::PROTO).doing("read the report of the first process"),
+        Err(errno) => Err(errno).doing("read the report of the first process"),
+    }
+}
+
+/// Reaps the process.
+fn wait(pidfd: &OwnedFd) -> Result<ExitStatus, Failure> {
+    loop {
+        match process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED) {
+            Ok(Some(status)) => {
+                return Ok(ExitStatus {
+                    code: status.exit_status(),
+                    signal: status.terminating_signal(),
+                    oom_killed: false,
+                    finished_at: SystemTime::now(),
+                });
+            }
+            Ok(None) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno).doing("wait for the first process"),
+        }
+    }
+}
+
+/// Removes what the container used; tells whether the kernel killed something in it for memory.
+fn clean_up(job: &Job) -> Result<bool, Failure> {
+    if let Some(directory) = &job.state {
+        let _ = fs::remove_file(directory.join(state::INIT));
+    }
+    let Some(cgroup) = &job.cgroup else {
+        return Ok(false);
+    };
+    let killed = cgroup.oom_kill_count().unwrap_or(0) > 0;
+    // With a PID namespace of its own everything in it died with its first process.
+    let own = job.plan.flags & u64::from(libc::CLONE_NEWPID.unsigned_abs()) != 0;
+    let removed = if own { Ok(()) } else { cgroup.kill_all() }.and_then(|()| cgroup.remove());
+    removed
+        .map(|()| killed)
+        .map_err(|_| Errno::BUSY)
+        .doing("remove the cgroup")
+}
+
+fn record_exit(job: &Job, status: &ExitStatus) -> Result<(), Failure> {
+    match &job.exit_record {
+        Some(path) => {
+            state::write(path, &ExitRecord::of(status), true).doing("record the exit status")
+        }
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_survives_the_way_to_the_monitor() {
+        let plan = Plan {
+            flags: 1,
+            pid_namespace: None,
+            cgroup: None,
+            id_maps: None,
+            oom_score_adj: Some(-3),
+            slots: vec![SlotKind::Start],
+            steps: Vec::new(),
+        };
+        let job = Job {
+            plan: plan.clone(),
+            attached: true,
+            state: Some("/run/x".into()),
+            exit_record: None,
+            cgroup: None,
+        };
+        let bytes = postcard::to_stdvec(&job).unwrap();
+        let back: Job = postcard::from_bytes(&bytes).unwrap();
+        assert_eq!(
+            (back.plan, back.attached, back.state),
+            (plan, true, job.state)
+        );
+    }
+}

@@ -1,0 +1,293 @@
+//! Plans as text: a dry run, one step a line.
+
+use std::ffi::CStr;
+use std::fmt::{self, Display, Formatter};
+
+use rustix::mount::MountAttrFlags as Attr;
+
+use super::Plan;
+use super::step::{Attributes, Device, Keep, MountSource, Place, Slot, SlotKind, Step};
+use crate::capability;
+
+/// The namespaces of the `CLONE_*` flags, in the order in which they are printed.
+const NAMESPACES: [(libc::c_int, &str); 7] = [
+    (libc::CLONE_NEWUSER, "user"),
+    (libc::CLONE_NEWPID, "pid"),
+    (libc::CLONE_NEWNS, "mount"),
+    (libc::CLONE_NEWNET, "network"),
+    (libc::CLONE_NEWIPC, "ipc"),
+    (libc::CLONE_NEWUTS, "uts"),
+    (libc::CLONE_NEWCGROUP, "cgroup"),
+];
+
+impl Display for Plan {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let new: Vec<_> = NAMESPACES
+            .iter()
+            .filter(|(flag, _)| self.flags & u64::from(flag.unsigned_abs()) != 0)
+            .map(|(_, name)| *name)
+            .collect();
+        writeln!(f, "clone into new namespaces: {}", new.join(" "))?;
+        if let Some(slot) = self.pid_namespace {
+            writeln!(f, "born in {}", Named(self, slot))?;
+        }
+        if let Some(slot) = self.cgroup {
+            writeln!(f, "born in {}", Named(self, slot))?;
+        }
+        if let Some(maps) = &self.id_maps {
+            writeln!(
+                f,
+                "map users {}, groups {}",
+                one_line(&maps.uid),
+                one_line(&maps.gid)
+            )?;
+        }
+        if let Some(adjustment) = self.oom_score_adj {
+            writeln!(f, "adjust the out-of-memory score by {adjustment}")?;
+        }
+        for step in &self.steps {
+            match step {
+                Step::JoinCgroup { group: slot }
+                | Step::JoinNamespace {
+                    namespace: slot, ..
+                } => {
+                    writeln!(f, "join {}", Named(self, *slot))?;
+                }
+                _ => writeln!(f, "{step}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A slot by what is in it.
+struct Named<'p>(&'p Plan, Slot);
+
+impl Display for Named<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.0.slots.get(usize::from(self.1.0)) {
+            Some(SlotKind::Namespace(path)) => write!(f, "namespace {path}"),
+            Some(SlotKind::CgroupJoin) => f.write_str("a cgroup v1 group"),
+            Some(SlotKind::CgroupInto) => f.write_str("a cgroup v2 group"),
+            Some(SlotKind::Stdio(number)) => write!(f, "standard stream {number}"),
+            Some(SlotKind::Start) => f.write_str("the start signal"),
+            None => write!(f, "slot {}", self.1.0),
+        }
+    }
+}
+
+impl Display for Step {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AwaitIdMaps => {
+                f.write_str("wait for the id maps, become root of the user namespace")
+            }
+            Self::ParentDeathSignal => f.write_str("die with the monitor"),
+            Self::NewSession => f.write_str("start a session"),
+            Self::JoinCgroup { .. } => f.write_str("join a cgroup v1 group"),
+            Self::JoinNamespace { .. } => f.write_str("join a namespace"),
+            Self::NewCgroupNamespace => f.write_str("make a cgroup namespace"),
+            Self::NewKeyring => f.write_str("take an empty session keyring"),
+            Self::RaiseLoopback => f.write_str("bring up the loopback interface"),
+            Self::SetHostname(name) => write!(f, "set hostname {name:?}"),
+            Self::SetDomainname(name) => write!(f, "set domainname {name:?}"),
+            Self::Detach { slave: false } => f.write_str("make all mounts private"),
+            Self::Detach { slave: true } => f.write_str("make all mounts slaves"),
+            Self::ChangeHostDirectory(path) => write!(f, "change to host directory {path:?}"),
+            Self::MountRoot { source, over } => write!(f, "mount root {source} over {over:?}"),
+            Self::Mount {
+                source,
+                target,
+                attributes,
+                ..
+            } => {
+                write!(f, "mount {source} on {}{attributes}", Inside(target))
+            }
+            Self::MakeDevice(device) => device.fmt(f),
+            Self::MakeSymlink { target, path } => {
+                write!(f, "link {} to {target:?}", Inside(path))
+            }
+            Self::WriteSysctl { name, value } => {
+                write!(f, "write {value:?} to /proc/{}", text(name))
+            }
+            Self::Mask(place) => write!(f, "mask {place}"),
+            Self::MakeReadOnly(place) => write!(f, "make read-only {place}"),
+            Self::LookUpUser { user, .. } => write!(f, "look up user {user:?}"),
+            Self::PivotRoot => f.write_str("pivot into the root, drop the host's tree"),
+            Self::MakeRootReadOnly => f.write_str("make the root read-only"),
+            Self::SetLimit {
+                resource,
+                soft,
+                hard,
+            } => {
+                write!(
+                    f,
+                    "limit {} to {soft}:{hard}",
+                    crate::rlimit::name(*resource)
+                )
+            }
+            Self::ChangeDirectory(path) => write!(f, "change to directory {path:?}"),
+            Self::NoNewPrivileges => f.write_str("forbid new privileges"),
+            Self::LoadFilter { instructions, .. } => {
+                write!(
+                    f,
+                    "load a seccomp filter of {} instructions",
+                    instructions.len()
+                )
+            }
+            Self::LimitCapabilities { keep } => {
+                write!(f, "bound capabilities to {}", capability::display(*keep))
+            }
+            Self::SetAccount {
+                fixed: Some(account),
+                ..
+            } => {
+                write!(f, "become user {} group {}", account.uid, account.gid)?;
+                match account.groups.as_deref() {
+                    None | Some([]) => Ok(()),
+                    Some(groups) => write!(f, " with groups {groups:?}"),
+                }
+            }
+            Self::SetAccount { fixed: None, .. } => {
+                f.write_str("become the user that was looked up")
+            }
+            Self::SetCapabilities(sets) => write!(
+                f,
+                "set capabilities: effective {}, permitted {}, inheritable {}, ambient {}",
+                capability::display(sets.effective),
+                capability::display(sets.permitted),
+                capability::display(sets.inheritable),
+                capability::display(sets.ambient)
+            ),
+            Self::SetUmask(mask) => write!(f, "set umask {mask:04o}"),
+            Self::AwaitStart { .. } => f.write_str("wait for the start"),
+            Self::SetStdio(_) => f.write_str("put the standard streams in place"),
+            Self::Execute(program) => {
+                f.write_str("execute")?;
+                program
+                    .arguments
+                    .iter()
+                    .try_for_each(|argument| write!(f, " {argument:?}"))
+            }
+        }
+    }
+}
+
+impl Display for MountSource {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::New {
+                kind,
+                parameters,
+                attributes,
+            } => {
+                f.write_str(&text(kind))?;
+                write_attributes(f, u64::from(*attributes), "")?;
+                for (key, value) in parameters {
+                    write!(f, " {}", text(key))?;
+                    if let Some(value) = value {
+                        write!(f, "={}", text(value))?;
+                    }
+                }
+                Ok(())
+            }
+            Self::Classic { kind, data, .. } => write!(f, "{} {}", text(kind), text(data)),
+            Self::Bind {
+                path,
+                recursive: false,
+            } => write!(f, "bind {path:?}"),
+            Self::Bind {
+                path,
+                recursive: true,
+            } => write!(f, "rbind {path:?}"),
+        }
+    }
+}
+
+impl Display for Attributes {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write_attributes(f, self.set, "")?;
+        write_attributes(f, self.set_recursively, "r")?;
+        let kind = match self.propagation {
+            0 => return Ok(()),
+            libc::MS_SHARED => "shared",
+            libc::MS_SLAVE => "slave",
+            libc::MS_UNBINDABLE => "unbindable",
+            _ => "private",
+        };
+        write!(
+            f,
+            " {}{kind}",
+            if self.propagation_recursive { "r" } else { "" }
+        )
+    }
+}
+
+impl Display for Device {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let verb = if self.bind.is_some() {
+            "bind device"
+        } else {
+            "make device"
+        };
+        let kind = match self.kind {
+            libc::S_IFBLK => 'b',
+            libc::S_IFIFO => 'p',
+            _ => 'c',
+        };
+        let Self {
+            place,
+            major,
+            minor,
+            mode,
+            ..
+        } = self;
+        write!(f, "{verb} {place} {kind} {major}:{minor} {mode:04o}")
+    }
+}
+
+impl Display for Place {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let base = match self.below {
+            Some(Keep::Proc) => "/proc",
+            Some(Keep::Sys) => "/sys",
+            Some(Keep::Dev) => "/dev",
+            None => "",
+        };
+        write!(f, "{base}/{}", text(&self.path))
+    }
+}
+
+/// A path inside the root.
+struct Inside<'p>(&'p CStr);
+
+impl Display for Inside<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "/{}", text(self.0))
+    }
+}
+
+fn write_attributes(f: &mut Formatter<'_>, set: u64, prefix: &str) -> fmt::Result {
+    const NAMES: [(Attr, &str); 4] = [
+        (Attr::MOUNT_ATTR_RDONLY, "ro"),
+        (Attr::MOUNT_ATTR_NOSUID, "nosuid"),
+        (Attr::MOUNT_ATTR_NODEV, "nodev"),
+        (Attr::MOUNT_ATTR_NOEXEC, "noexec"),
+    ];
+    for (flag, name) in NAMES {
+        if set & u64::from(flag.bits()) != 0 {
+            write!(f, " {prefix}{name}")?;
+        }
+    }
+    Ok(())
+}
+
+fn text(bytes: &CStr) -> String {
+    String::from_utf8_lossy(bytes.to_bytes())
+        .escape_debug()
+        .to_string()
+}
+
+fn one_line(map: &str) -> String {
+    map.trim_end().replace('\n', ", ")
+}

@@ -1,0 +1,206 @@
+//! Plans: what happens between the clone and the program, compiled beforehand.
+//!
+//! [`Plan::compile`] turns an OCI [`Spec`](oci_spec::runtime::Spec) into a flat list of kernel
+//! operations with all strings ready. The child of the clone walks it with raw system calls. A plan
+//! prints as text, one step a line: a dry run.
+
+pub(crate) mod child;
+mod compile;
+mod display;
+mod mounts;
+mod place;
+pub(crate) mod step;
+mod tree;
+
+use std::io;
+use std::path::Path;
+
+use oci_spec::runtime::{Mount, Spec};
+use serde::{Deserialize, Serialize};
+
+use self::step::{Call, SlotKind, Step};
+use crate::feature::Features;
+use crate::{Error, ErrorKind, Result};
+
+/// A start, ready to be made: the kernel operations in their order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The `CLONE_*` flags of the new process.
+    pub(crate) flags: u64,
+    /// The PID namespace that the process is born into, where it is neither new nor ours.
+    pub(crate) pid_namespace: Option<step::Slot>,
+    /// The cgroup v2 group that the process is born into.
+    pub(crate) cgroup: Option<step::Slot>,
+    pub(crate) id_maps: Option<IdMaps>,
+    pub(crate) oom_score_adj: Option<i32>,
+    /// The descriptors that travel with the plan.
+    pub(crate) slots: Vec<SlotKind>,
+    pub(crate) steps: Vec<Step>,
+}
+
+/// The contents of `/proc/PID/{uid_map,gid_map}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct IdMaps {
+    pub(crate) uid: String,
+    pub(crate) gid: String,
+    /// An unprivileged process may write a group map only after giving up `setgroups`.
+    pub(crate) deny_setgroups: bool,
+}
+
+/// What a plan depends on beside the [`Spec`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PlanOptions {
+    /// The mounts that make up the root file system, before those of the spec; empty: the directory
+    /// `root.path` of the spec itself. Overlay mounts name each lower directory by an option
+    /// `lowerdir+=`, topmost first.
+    pub root_mounts: Vec<Mount>,
+    /// `USER[:GROUP]` by name or number, looked up in the root file system's `/etc/passwd` and
+    /// `/etc/group`; wins over `process.user` of the spec.
+    pub user: Option<String>,
+    /// Whether the process waits for the word to start once everything else is done.
+    pub wait_for_start: bool,
+    /// The cgroup hierarchies of the host, and which of them the process enters.
+    pub cgroups: CgroupEntry,
+    /// What this kernel has; [`Features::host`] unless another host is planned for.
+    pub features: Features,
+}
+
+/// How a process gets into its cgroup, and which hierarchies it sees mounted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CgroupEntry {
+    /// Enters this many cgroup v1 groups by writing to a file of each.
+    pub joins: usize,
+    /// Is born into a cgroup v2 group.
+    pub into: bool,
+    /// The hierarchies that a mount of type `cgroup` consists of.
+    pub hierarchies: Vec<Hierarchy>,
+}
+
+/// One cgroup hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hierarchy {
+    /// The unified one.
+    V2,
+    /// A version 1 hierarchy: its directory below `/sys/fs/cgroup`, and its mount options.
+    V1 {
+        /// The directory's name.
+        directory: String,
+        /// Options such as `cpu` or `name=systemd`.
+        options: Vec<String>,
+    },
+}
+
+impl Default for PlanOptions {
+    /// No extra mounts, no user, no waiting, no cgroup, on this host.
+    fn default() -> Self {
+        Self {
+            root_mounts: Vec::new(),
+            user: None,
+            wait_for_start: false,
+            cgroups: CgroupEntry::default(),
+            features: Features::host(),
+        }
+    }
+}
+
+impl Plan {
+    /// Compiles `spec`, whose relative paths are below `bundle`.
+    ///
+    /// Nothing is done to the kernel, and no file is opened.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a value that breaks its rules, `Unsupported` naming a field that is set and
+    /// cannot be honoured.
+    ///
+    /// # References
+    /// runtime-spec `config.md`, `config-linux.md`.
+    pub fn compile(spec: &Spec, bundle: &Path, options: &PlanOptions) -> Result<Self> {
+        compile::Compiler::new(spec, bundle, options).compile()
+    }
+
+    /// The bytes that travel to the launcher.
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
+        postcard::to_stdvec(self).map_err(|error| {
+            Error::new(ErrorKind::Internal, "PlanEncoding", "encode the plan").with_source(error)
+        })
+    }
+}
+
+/// What the child of the clone says to its monitor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// Everything is set up but the program itself.
+    Waiting,
+    /// The next call is `execve`; the end of the file after this word means that it succeeded.
+    Ready,
+    /// A step failed, and the child is gone.
+    Failed { step: u16, call: u8, errno: i32 },
+}
+
+impl Word {
+    pub(crate) const SIZE: usize = 8;
+
+    pub(crate) fn to_bytes(self) -> [u8; Self::SIZE] {
+        let (kind, call, step, errno) = match self {
+            Self::Waiting => (1, 0, 0, 0),
+            Self::Ready => (2, 0, 0, 0),
+            Self::Failed { step, call, errno } => (3, call, step, errno),
+        };
+        let ([s0, s1], [e0, e1, e2, e3]) = (step.to_ne_bytes(), errno.to_ne_bytes());
+        [kind, call, s0, s1, e0, e1, e2, e3]
+    }
+
+    pub(crate) fn from_bytes(bytes: [u8; Self::SIZE]) -> Option<Self> {
+        let [kind, call, s0, s1, e0, e1, e2, e3] = bytes;
+        match kind {
+            1 => Some(Self::Waiting),
+            2 => Some(Self::Ready),
+            3 => Some(Self::Failed {
+                step: u16::from_ne_bytes([s0, s1]),
+                call,
+                errno: i32::from_ne_bytes([e0, e1, e2, e3]),
+            }),
+            _ => None,
+        }
+    }
+}
+
+impl Plan {
+    /// The error for a step that failed, in words.
+    pub(crate) fn failure(&self, step: u16, call: u8, errno: i32) -> Error {
+        let failed = self.steps.get(usize::from(step));
+        let what = failed.map_or_else(|| format!("step {step}"), Step::to_string);
+        let source = io::Error::from_raw_os_error(errno);
+        let error = Error::os(Call::name_of(call), source).context(what);
+        match failed {
+            Some(Step::Execute(_)) if errno == libc::ENOENT => error.with_code("CommandNotFound"),
+            Some(Step::Execute(_)) if errno == libc::EACCES => {
+                error.with_code("CommandNotExecutable")
+            }
+            Some(Step::LookUpUser { .. }) => error
+                .with_kind(ErrorKind::InvalidInput)
+                .with_code("UserNotFound"),
+            _ => error,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_survive_the_pipe() {
+        let failed = Word::Failed {
+            step: 513,
+            call: 7,
+            errno: -2,
+        };
+        for word in [Word::Waiting, Word::Ready, failed] {
+            assert_eq!(Word::from_bytes(word.to_bytes()), Some(word));
+        }
+        assert_eq!(Word::from_bytes([0; Word::SIZE]), None);
+    }
+}

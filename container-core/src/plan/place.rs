@@ -1,0 +1,143 @@
+//! Finds and makes places below a directory descriptor, without allocating.
+//!
+//! The kernel resolves every path inside the directory ([`IN_ROOT`]): whatever links an image holds,
+//! nothing outside is ever touched.
+
+use std::ffi::CStr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::fs::{self, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::child::{At, Walk};
+use super::step::Call;
+
+/// How paths of an image are resolved: links are followed, but never out of the root.
+pub(super) const IN_ROOT: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
+
+/// How paths below a mount of our own are resolved: no link, no other mount on the way.
+pub(super) const UNMIXED: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_XDEV);
+
+/// The longest path that is resolved.
+pub(super) const PATH_MAX: usize = 4096;
+
+/// How often a resolution is repeated that raced with a rename.
+const RESOLVE_ATTEMPTS: usize = 16;
+
+const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// What is made where a path ends in nothing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Make {
+    Directory,
+    File,
+}
+
+/// Opens `path` below `base`.
+pub(super) fn resolve(
+    base: BorrowedFd<'_>,
+    path: &CStr,
+    flags: OFlags,
+    how: ResolveFlags,
+) -> Walk<OwnedFd> {
+    let mut result = Err(Errno::AGAIN);
+    for _ in 0..RESOLVE_ATTEMPTS {
+        result = fs::openat2(base, path, flags, Mode::empty(), how);
+        if !matches!(result, Err(Errno::AGAIN)) {
+            break;
+        }
+    }
+    result.at(Call::Open)
+}
+
+/// Opens `path` below `root`, making what is missing of it.
+pub(super) fn open_or_make(root: BorrowedFd<'_>, path: &CStr, make: Make) -> Walk<OwnedFd> {
+    match resolve(root, path, OFlags::PATH | OFlags::CLOEXEC, IN_ROOT) {
+        Err(fault) if fault.errno == Errno::NOENT => {}
+        result => return result,
+    }
+    let mut buffer = [0; PATH_MAX];
+    let (parent, name) = open_parent(root, path, &mut buffer)?;
+    match make {
+        Make::Directory => match fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno).at(Call::Mkdir),
+        },
+        Make::File => {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            match fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644)) {
+                Ok(_) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(errno).at(Call::Open),
+            }
+        }
+    }
+    resolve(root, path, OFlags::PATH | OFlags::CLOEXEC, IN_ROOT)
+}
+
+/// Opens the directory at `path` below `root`, made if missing; a link anywhere in it is refused.
+pub(super) fn open_or_make_plain(root: BorrowedFd<'_>, path: &CStr) -> Walk<OwnedFd> {
+    let plain = IN_ROOT | ResolveFlags::NO_SYMLINKS;
+    match resolve(root, path, DIRECTORY, plain) {
+        Err(fault) if fault.errno == Errno::NOENT => {
+            open_or_make(root, path, Make::Directory)?;
+            resolve(root, path, DIRECTORY, plain)
+        }
+        result => result,
+    }
+}
+
+/// Opens the directory that `path` lies in, making what is missing, and gives the last name.
+///
+/// `path` is relative and has no `.`, `..` or empty component, as the compiler of the plan ensures.
+pub(super) fn open_parent<'b>(
+    root: BorrowedFd<'_>,
+    path: &CStr,
+    buffer: &'b mut [u8; PATH_MAX],
+) -> Walk<(OwnedFd, &'b CStr)> {
+    let bytes = path.to_bytes_with_nul();
+    let Some(copy) = buffer.get_mut(..bytes.len()) else {
+        return Err(Errno::NAMETOOLONG).at(Call::Open);
+    };
+    copy.copy_from_slice(bytes);
+    let mut parent = resolve(root, c".", DIRECTORY, IN_ROOT)?;
+    let mut start = 0;
+    for end in 0..bytes.len() {
+        if copy[end] != b'/' {
+            continue;
+        }
+        // The path up to here, for the kernel to resolve from the root: a link in it may lead
+        // elsewhere in the root, so that descending name by name would end in another place.
+        copy[end] = 0;
+        let so_far = c_string(&copy[..=end])?;
+        parent = match resolve(root, so_far, DIRECTORY, IN_ROOT) {
+            Err(fault) if fault.errno == Errno::NOENT => {
+                let name = c_string(&copy[start..=end])?;
+                match fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(errno) => return Err(errno).at(Call::Mkdir),
+                }
+                resolve(root, so_far, DIRECTORY, IN_ROOT)?
+            }
+            result => result?,
+        };
+        copy[end] = b'/';
+        start = end + 1;
+    }
+    let name = c_string(&buffer[start..bytes.len()])?;
+    Ok((parent, name))
+}
+
+/// Whether `file` is a directory.
+pub(super) fn is_directory(file: BorrowedFd<'_>) -> Walk<bool> {
+    let status = fs::fstat(file).at(Call::Stat)?;
+    Ok(FileType::from_raw_mode(status.st_mode) == FileType::Directory)
+}
+
+fn c_string(bytes: &[u8]) -> Walk<&CStr> {
+    match CStr::from_bytes_with_nul(bytes) {
+        Ok(text) => Ok(text),
+        Err(_) => Err(Errno::INVAL).at(Call::Verify),
+    }
+}

@@ -1,0 +1,330 @@
+//! The list of kernel operations that a plan consists of: plain data, with all strings ready.
+
+use std::ffi::CString;
+
+use serde::{Deserialize, Serialize};
+
+use crate::seccomp::Instruction;
+
+/// The place of a descriptor in the list that travels with a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Slot(pub(crate) u16);
+
+/// What the descriptor in a [`Slot`] is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum SlotKind {
+    /// The standard input, output or error (0, 1, 2) of the process.
+    Stdio(u8),
+    /// Delivers one byte when the process is to start.
+    Start,
+    /// An existing namespace, opened from this path.
+    Namespace(String),
+    /// The file through which a process enters a cgroup v1 group.
+    CgroupJoin,
+    /// The directory of a cgroup v2 group.
+    CgroupInto,
+}
+
+/// One step on the way from a fresh clone to the user's program.
+///
+/// A step is executed by the child of a clone, which must not allocate: everything in it is ready
+/// for the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub(crate) enum Step {
+    /// Waits until the parent wrote the id maps of the new user namespace, then becomes its root.
+    AwaitIdMaps,
+    /// Dies with the monitor.
+    ParentDeathSignal,
+    /// Starts a session without a controlling terminal.
+    NewSession,
+    /// Enters a cgroup v1 group.
+    JoinCgroup {
+        group: Slot,
+    },
+    /// Enters an existing namespace.
+    JoinNamespace {
+        namespace: Slot,
+        flag: u32,
+    },
+    /// Makes the groups entered so far the root of what the process sees of the cgroup tree.
+    NewCgroupNamespace,
+    /// Takes a session keyring without the keys of the embedder.
+    NewKeyring,
+    /// Brings up the loopback interface of a new network namespace.
+    RaiseLoopback,
+    SetHostname(CString),
+    SetDomainname(CString),
+    /// Cuts the copied mount tree off from the host's.
+    ///
+    /// Before the first mount, which would otherwise show up on the host.
+    Detach {
+        slave: bool,
+    },
+    /// Lower directories of the root are named relative to this one.
+    ChangeHostDirectory(CString),
+    /// Mounts the root file system over `over`, an existing directory of the host.
+    MountRoot {
+        source: MountSource,
+        over: CString,
+    },
+    /// Mounts below the root.
+    Mount {
+        source: MountSource,
+        target: CString,
+        attributes: Attributes,
+        keep: Option<Keep>,
+        /// The mount may be refused by this host, and does not protect anything.
+        optional: bool,
+    },
+    MakeDevice(Device),
+    MakeSymlink {
+        target: CString,
+        path: CString,
+    },
+    /// Writes a kernel parameter through our own proc mount.
+    WriteSysctl {
+        name: CString,
+        value: CString,
+    },
+    /// Hides a file behind `/dev/null` and a directory behind an empty read-only one.
+    Mask(Place),
+    MakeReadOnly(Place),
+    /// Reads the image's `/etc/passwd` and `/etc/group` for `user`.
+    ///
+    /// `with_groups` is false where the kernel does not let the user namespace set them.
+    LookUpUser {
+        user: CString,
+        with_groups: bool,
+    },
+    /// Makes the mounted root the root of the process and drops the host's tree.
+    PivotRoot,
+    MakeRootReadOnly,
+    SetLimit {
+        resource: i32,
+        soft: u64,
+        hard: u64,
+    },
+    /// Sets the working directory, made if missing, which must lie inside the root.
+    ChangeDirectory(CString),
+    NoNewPrivileges,
+    /// Loads the filter.
+    ///
+    /// Without `no_new_privs` this needs CAP_SYS_ADMIN, so it comes before the capabilities are
+    /// dropped; with it, it comes last, so that no later step has to pass the filter.
+    LoadFilter {
+        instructions: Vec<Instruction>,
+        flags: u32,
+    },
+    /// Drops all capabilities but `keep` from the bounding set; needs CAP_SETPCAP.
+    LimitCapabilities {
+        keep: u64,
+    },
+    /// Sets groups, then group, then user: each needs what the next one gives up.
+    ///
+    /// Standard streams that are pipes are given to a user other than root, who could not open
+    /// `/dev/stdout` otherwise.
+    SetAccount {
+        /// `None`: the account found by [`Step::LookUpUser`].
+        fixed: Option<Account>,
+        stdio: [Slot; 3],
+    },
+    SetCapabilities(Capabilities),
+    SetUmask(u32),
+    /// Waits for the word to start.
+    AwaitStart {
+        start: Slot,
+    },
+    /// Puts the three standard streams in place and closes everything else at exec.
+    SetStdio([Slot; 3]),
+    Execute(Program),
+}
+
+/// Where a mount comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum MountSource {
+    /// A new instance of a file system.
+    New {
+        kind: CString,
+        parameters: Vec<(CString, Option<CString>)>,
+        /// `MOUNT_ATTR_*` of the new mount.
+        attributes: u32,
+    },
+    /// A new instance through `mount(2)`, for kernels whose mount API lacks something.
+    Classic {
+        kind: CString,
+        data: CString,
+        read_only: bool,
+    },
+    /// A tree of the host.
+    Bind { path: CString, recursive: bool },
+}
+
+/// Changes to the attributes of a mount.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Attributes {
+    /// `MOUNT_ATTR_*` to set.
+    pub(crate) set: u64,
+    /// `MOUNT_ATTR_*` to clear.
+    pub(crate) clear: u64,
+    /// The same, for the mount and all below it.
+    pub(crate) set_recursively: u64,
+    pub(crate) clear_recursively: u64,
+    /// `MS_SHARED`, `MS_PRIVATE`, … or 0.
+    pub(crate) propagation: u64,
+    pub(crate) propagation_recursive: bool,
+}
+
+/// A mount that later steps refer to by descriptor, so that nothing mounted or linked over its path
+/// can stand in for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Keep {
+    Proc,
+    Sys,
+    Dev,
+}
+
+/// A path below a kept mount, or below the root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Place {
+    pub(crate) below: Option<Keep>,
+    /// Relative to `below`.
+    pub(crate) path: CString,
+}
+
+/// A device node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Device {
+    pub(crate) place: Place,
+    /// `S_IFCHR`, `S_IFBLK` or `S_IFIFO`.
+    pub(crate) kind: u32,
+    pub(crate) major: u32,
+    pub(crate) minor: u32,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// The host's node to bind where a user namespace forbids making one.
+    pub(crate) bind: Option<CString>,
+}
+
+/// User, group and supplementary groups.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Account {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// `None`: the kernel does not let this user namespace set them.
+    pub(crate) groups: Option<Vec<u32>>,
+}
+
+/// Capability sets as bit masks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Capabilities {
+    pub(crate) effective: u64,
+    pub(crate) permitted: u64,
+    pub(crate) inheritable: u64,
+    pub(crate) ambient: u64,
+}
+
+/// What is executed in the end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Program {
+    /// Tried in turn: the program's path in each directory of `PATH`.
+    pub(crate) candidates: Vec<CString>,
+    pub(crate) arguments: Vec<CString>,
+    pub(crate) environment: Vec<CString>,
+    /// Adds `HOME` of the account that was looked up.
+    pub(crate) add_home: bool,
+}
+
+/// The system call at which a step failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Call {
+    Chdir = 1,
+    Capset,
+    CloseRange,
+    Dup,
+    Execve,
+    Fsconfig,
+    Fsmount,
+    Fsopen,
+    Getcwd,
+    Ioctl,
+    Keyctl,
+    Mkdir,
+    Mknod,
+    Mmap,
+    Mount,
+    MountSetattr,
+    MoveMount,
+    Open,
+    OpenTree,
+    PivotRoot,
+    Prctl,
+    Read,
+    Seccomp,
+    Setgid,
+    Setgroups,
+    Sethostname,
+    Setns,
+    Setrlimit,
+    Setsid,
+    Setuid,
+    Stat,
+    Symlink,
+    Umount,
+    Unshare,
+    Write,
+    /// Not a call: the account is not in the image's files, or its name is malformed.
+    UserLookup,
+    /// Not a call: a path that must be a plain directory of ours is something else.
+    Verify,
+}
+
+impl Call {
+    const ALL: [(Self, &'static str); 37] = [
+        (Self::Chdir, "chdir"),
+        (Self::Capset, "capset"),
+        (Self::CloseRange, "close_range"),
+        (Self::Dup, "dup3"),
+        (Self::Execve, "execve"),
+        (Self::Fsconfig, "fsconfig"),
+        (Self::Fsmount, "fsmount"),
+        (Self::Fsopen, "fsopen"),
+        (Self::Getcwd, "getcwd"),
+        (Self::Ioctl, "ioctl"),
+        (Self::Keyctl, "keyctl"),
+        (Self::Mkdir, "mkdirat"),
+        (Self::Mknod, "mknodat"),
+        (Self::Mmap, "mmap"),
+        (Self::Mount, "mount"),
+        (Self::MountSetattr, "mount_setattr"),
+        (Self::MoveMount, "move_mount"),
+        (Self::Open, "openat2"),
+        (Self::OpenTree, "open_tree"),
+        (Self::PivotRoot, "pivot_root"),
+        (Self::Prctl, "prctl"),
+        (Self::Read, "read"),
+        (Self::Seccomp, "seccomp"),
+        (Self::Setgid, "setresgid"),
+        (Self::Setgroups, "setgroups"),
+        (Self::Sethostname, "sethostname"),
+        (Self::Setns, "setns"),
+        (Self::Setrlimit, "setrlimit"),
+        (Self::Setsid, "setsid"),
+        (Self::Setuid, "setresuid"),
+        (Self::Stat, "statx"),
+        (Self::Symlink, "symlinkat"),
+        (Self::Umount, "umount2"),
+        (Self::Unshare, "unshare"),
+        (Self::Write, "write"),
+        (Self::UserLookup, "user lookup"),
+        (Self::Verify, "verification"),
+    ];
+
+    /// The name of the call whose number is `code`.
+    pub(crate) fn name_of(code: u8) -> &'static str {
+        let named = Self::ALL.iter().find(|(call, _)| *call as u8 == code);
+        named.map_or("unknown call", |(_, name)| name)
+    }
+}
