@@ -50,7 +50,10 @@ impl ImageConfig {
             created: None,
             author: None,
             config: RunConfig::default(),
-            rootfs: RootFs { kind: LAYERS.into(), diff_ids: Vec::new() },
+            rootfs: RootFs {
+                kind: LAYERS.into(),
+                diff_ids: Vec::new(),
+            },
             history: Vec::new(),
             extra: BTreeMap::new(),
         }
@@ -196,7 +199,10 @@ pub struct History {
 /// The only type of root file system there is.
 const LAYERS: &str = "layers";
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
 fn is_zero(number: &i64) -> bool {
     *number == 0
 }
@@ -238,6 +244,9 @@ mod tests {
     fn other_root_file_systems_are_refused() {
         let mut config = ImageConfig::new("linux", "amd64");
         config.rootfs.kind = "tree".into();
-        assert_eq!(ImageConfig::parse(&config.to_json()).unwrap_err().code(), "InvalidConfig");
+        assert_eq!(
+            ImageConfig::parse(&config.to_json()).unwrap_err().code(),
+            "InvalidConfig"
+        );
     }
 }

@@ -136,7 +136,9 @@ impl Hasher {
 
 impl fmt::Debug for Hasher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hasher").field("size", &self.size).finish_non_exhaustive()
+        f.debug_struct("Hasher")
+            .field("size", &self.size)
+            .finish_non_exhaustive()
     }
 }
 
@@ -150,7 +152,10 @@ pub struct HashReader<R> {
 impl<R: Read> HashReader<R> {
     /// A reader of `inner`.
     pub fn new(inner: R) -> Self {
-        Self { inner, hasher: Hasher::new() }
+        Self {
+            inner,
+            hasher: Hasher::new(),
+        }
     }
 
     /// The inner reader and what was hashed so far.
@@ -177,7 +182,10 @@ pub struct HashWriter<W> {
 impl<W: Write> HashWriter<W> {
     /// A writer to `inner`.
     pub fn new(inner: W) -> Self {
-        Self { inner, hasher: Hasher::new() }
+        Self {
+            inner,
+            hasher: Hasher::new(),
+        }
     }
 
     /// The inner writer and what was hashed so far.
@@ -255,6 +263,9 @@ mod tests {
         let (_, read) = reader.into_parts();
         let (bytes, written) = writer.into_parts();
         assert_eq!((read.size_bytes(), written.size_bytes()), (3, 3));
-        assert_eq!((read.finish(), written.finish()), (Digest::of(&bytes), Digest::of("abc")));
+        assert_eq!(
+            (read.finish(), written.finish()),
+            (Digest::of(&bytes), Digest::of("abc"))
+        );
     }
 }

@@ -84,7 +84,12 @@ impl Image {
         let (diff_ids, blobs) = (&config.rootfs.diff_ids, manifest.layers());
         if diff_ids.len() != blobs.len() {
             let doing = format!("count the layers of {}", manifest.digest());
-            return Err(Error::mismatch("LayerCountMismatch", doing, diff_ids.len(), blobs.len()));
+            return Err(Error::mismatch(
+                "LayerCountMismatch",
+                doing,
+                diff_ids.len(),
+                blobs.len(),
+            ));
         }
         let mut layers: Vec<Layer> = Vec::with_capacity(blobs.len());
         for (index, (descriptor, diff_id)) in blobs.iter().zip(diff_ids).enumerate() {
@@ -162,7 +167,10 @@ impl Image {
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         let manifest = &self.0.manifest;
-        let blobs = manifest.layers().iter().chain([manifest.config(), manifest.descriptor()]);
+        let blobs = manifest
+            .layers()
+            .iter()
+            .chain([manifest.config(), manifest.descriptor()]);
         blobs.fold(0, |sum, blob| sum.saturating_add(blob.size_bytes))
     }
 
@@ -205,7 +213,10 @@ pub fn chain_id(parent: Option<Digest>, diff_id: Digest) -> Digest {
 
 /// The error for indexes of indexes of indexes.
 pub(crate) fn too_deep(descriptor: &Descriptor) -> Error {
-    let doing = format!("follow {}: more than {MAX_INDEX_DEPTH} indexes deep", descriptor.digest);
+    let doing = format!(
+        "follow {}: more than {MAX_INDEX_DEPTH} indexes deep",
+        descriptor.digest
+    );
     Error::new(ErrorKind::InvalidInput, "IndexTooDeep", doing)
 }
 

@@ -28,3 +28,10 @@ pub use store::{
 };
 
 pub mod layer;
+
+mod registry;
+pub use registry::{
+    BlobStream, Client, ClientOptions, Credentials, Event, LayerSink, Phase, Progress, PullOptions,
+    PullStatus, Pulled, PushOptions, Pushed, RegistryError, Retry, SinkResult, UnpackImageOptions,
+    UnpackTarget, pull, push, unpack,
+};

@@ -27,7 +27,11 @@ impl Manifest {
     /// `TooManyLayers`.
     pub fn new(config: Descriptor, layers: Vec<Descriptor>) -> Result<Self> {
         let docker = config.media_type == MediaType::DOCKER_CONFIG;
-        let media_type = if docker { MediaType::DOCKER_MANIFEST } else { MediaType::MANIFEST };
+        let media_type = if docker {
+            MediaType::DOCKER_MANIFEST
+        } else {
+            MediaType::MANIFEST
+        };
         let parsed = ManifestDocument {
             schema_version: 2,
             media_type: Some(media_type),
@@ -39,9 +43,11 @@ impl Manifest {
         let raw = serde_json::to_vec(&parsed).expect("a manifest has only text keys");
         match Document::parse(&raw, None)? {
             Document::Manifest(manifest) => Ok(manifest),
-            Document::Index(_) => {
-                Err(Error::new(ErrorKind::Internal, "AmbiguousDocument", "make a manifest"))
-            }
+            Document::Index(_) => Err(Error::new(
+                ErrorKind::Internal,
+                "AmbiguousDocument",
+                "make a manifest",
+            )),
         }
     }
 
@@ -115,7 +121,11 @@ impl Index {
         let raw = serde_json::to_vec(&parsed).expect("an index has only text keys");
         json::check_size(raw.len() as u64, "an image index")?;
         let descriptor = Descriptor::of(MediaType::INDEX, &raw);
-        Ok(Self { raw: raw.into(), descriptor, parsed })
+        Ok(Self {
+            raw: raw.into(),
+            descriptor,
+            parsed,
+        })
     }
 
     /// The exact bytes, which are what is hashed, stored and pushed.
@@ -188,29 +198,46 @@ impl Document {
         let is_manifest = fields.config.is_some() || fields.layers.is_some();
         let named = [fields.media_type.as_ref(), declared];
         let contradicts = named.into_iter().flatten().any(|media_type| {
-            if is_index { media_type.is_manifest() } else { media_type.is_index() }
+            if is_index {
+                media_type.is_manifest()
+            } else {
+                media_type.is_index()
+            }
         });
         if contradicts || is_index == is_manifest || fields.fs_layers.is_some() {
             let doing = "read an image manifest: it is not clearly a manifest or an index";
             return Err(Error::invalid("AmbiguousDocument", doing));
         }
         let known = |media_type: &&MediaType| media_type.is_manifest() || media_type.is_index();
-        let fallback = if is_index { MediaType::INDEX } else { MediaType::MANIFEST };
+        let fallback = if is_index {
+            MediaType::INDEX
+        } else {
+            MediaType::MANIFEST
+        };
         let media_type = fields.media_type.clone();
-        let media_type =
-            media_type.or(declared.filter(known).cloned()).unwrap_or(fallback);
+        let media_type = media_type
+            .or(declared.filter(known).cloned())
+            .unwrap_or(fallback);
         let descriptor = Descriptor::of(media_type, raw);
         let raw = Arc::from(raw);
         if is_index {
             let parsed: IndexDocument = json::parse(&raw, "an image index")?;
-            return Ok(Self::Index(Index { raw, descriptor, parsed }));
+            return Ok(Self::Index(Index {
+                raw,
+                descriptor,
+                parsed,
+            }));
         }
         let parsed: ManifestDocument = json::parse(&raw, "an image manifest")?;
         if parsed.layers.len() > MAX_LAYERS {
             let doing = format!("read an image manifest: it has more than {MAX_LAYERS} layers");
             return Err(Error::invalid("TooManyLayers", doing));
         }
-        Ok(Self::Manifest(Manifest { raw, descriptor, parsed }))
+        Ok(Self::Manifest(Manifest {
+            raw,
+            descriptor,
+            parsed,
+        }))
     }
 
     /// Media type, digest and size of the exact bytes.
@@ -295,10 +322,22 @@ mod tests {
             (manifest(r#","manifests":[]"#), None, "AmbiguousDocument"),
             (manifest(r#","fsLayers":[]"#), None, "AmbiguousDocument"),
             (manifest(&index_type), None, "AmbiguousDocument"),
-            (manifest(""), Some(MediaType::DOCKER_LIST), "AmbiguousDocument"),
+            (
+                manifest(""),
+                Some(MediaType::DOCKER_LIST),
+                "AmbiguousDocument",
+            ),
             (r#"{"schemaVersion":2}"#.into(), None, "AmbiguousDocument"),
-            (r#"{"schemaVersion":1,"fsLayers":[]}"#.into(), None, "SchemaVersion1"),
-            (r#"{"schemaVersion":3,"manifests":[]}"#.into(), None, "InvalidManifest"),
+            (
+                r#"{"schemaVersion":1,"fsLayers":[]}"#.into(),
+                None,
+                "SchemaVersion1",
+            ),
+            (
+                r#"{"schemaVersion":3,"manifests":[]}"#.into(),
+                None,
+                "InvalidManifest",
+            ),
             (manifest(r#","layers":[]"#), None, "InvalidJson"),
             (r#"[]"#.into(), None, "InvalidJson"),
         ];
@@ -320,7 +359,11 @@ mod tests {
         };
         assert!(with(&layer("0")).is_ok());
         for size in ["-1", "1.5", "18446744073709551616", "\"1\""] {
-            assert_eq!(with(&layer(size)).unwrap_err().code(), "InvalidJson", "{size}");
+            assert_eq!(
+                with(&layer(size)).unwrap_err().code(),
+                "InvalidJson",
+                "{size}"
+            );
         }
         let many = vec![layer("1"); MAX_LAYERS + 1].join(",");
         assert_eq!(with(&many).unwrap_err().code(), "TooManyLayers");

@@ -60,7 +60,10 @@ impl Platform {
     #[must_use]
     pub fn normalised(&self) -> Self {
         let extra = self.extra.clone();
-        Self { extra, ..Self::new(&self.os, &self.architecture, self.variant.as_deref()) }
+        Self {
+            extra,
+            ..Self::new(&self.os, &self.architecture, self.variant.as_deref())
+        }
     }
 
     /// How well an image for `offered` runs on this platform: 0 is best, `None` not at all.
@@ -70,7 +73,10 @@ impl Platform {
     pub fn rank(&self, offered: &Platform) -> Option<usize> {
         let (wanted, offered) = (self.normalised(), offered.normalised());
         let variant = offered.variant.as_deref().unwrap_or("");
-        let names = runnable(&wanted.architecture, wanted.variant.as_deref().unwrap_or(""));
+        let names = runnable(
+            &wanted.architecture,
+            wanted.variant.as_deref().unwrap_or(""),
+        );
         let rank = names.iter().position(|(name, able)| {
             *name == offered.architecture && able == default_variant(name, variant)
         });
@@ -98,7 +104,10 @@ impl Platform {
         }
         let there: Vec<_> = offered.iter().filter_map(|d| d.platform.as_ref()).collect();
         let there: Vec<_> = there.iter().map(ToString::to_string).collect();
-        let doing = format!("choose an image for {self}: there is only [{}]", there.join(", "));
+        let doing = format!(
+            "choose an image for {self}: there is only [{}]",
+            there.join(", ")
+        );
         Err(Error::new(ErrorKind::NotFound, "PlatformNotFound", doing))
     }
 }
@@ -212,7 +221,9 @@ fn runnable(architecture: &str, variant: &str) -> Vec<(&'static str, String)> {
     match architecture {
         "amd64" => {
             let newest = number(variant).unwrap_or(1);
-            let older = (2..=newest.min(MAX_VARIANT)).rev().map(|n| ("amd64", format!("v{n}")));
+            let older = (2..=newest.min(MAX_VARIANT))
+                .rev()
+                .map(|n| ("amd64", format!("v{n}")));
             let base = [("amd64", String::new()), ("386", String::new())];
             older.chain(base).collect()
         }
@@ -221,14 +232,18 @@ fn runnable(architecture: &str, variant: &str) -> Vec<(&'static str, String)> {
             _ => vec![("arm", variant.into())],
         },
         "arm64" => {
-            let mut all: Vec<_> =
-                arm64_variants(default_variant("arm64", variant)).map(|v| ("arm64", v)).collect();
+            let mut all: Vec<_> = arm64_variants(default_variant("arm64", variant))
+                .map(|v| ("arm64", v))
+                .collect();
             all.extend(arm32(8));
             all
         }
         known => {
             let known = KNOWN_ARCHITECTURES.iter().find(|name| **name == known);
-            known.map(|name| (*name, variant.to_owned())).into_iter().collect()
+            known
+                .map(|name| (*name, variant.to_owned()))
+                .into_iter()
+                .collect()
         }
     }
 }
@@ -237,9 +252,15 @@ fn runnable(architecture: &str, variant: &str) -> Vec<(&'static str, String)> {
 fn arm64_variants(variant: &str) -> impl Iterator<Item = String> {
     let number = variant.trim_start_matches('v');
     let parts = number.split_once('.').unwrap_or((number, "0"));
-    let (major, minor) = (parts.0.parse().unwrap_or(8), parts.1.parse().unwrap_or(0_u32));
+    let (major, minor) = (
+        parts.0.parse().unwrap_or(8),
+        parts.1.parse().unwrap_or(0_u32),
+    );
     let (nines, eights) = match major {
-        9_u32 => (Some(minor.min(MAX_VARIANT)), (minor.min(MAX_VARIANT) + 5).min(9)),
+        9_u32 => (
+            Some(minor.min(MAX_VARIANT)),
+            (minor.min(MAX_VARIANT) + 5).min(9),
+        ),
         _ => (None, minor.min(9)),
     };
     let name = |major: u32, minor: u32| match minor {
@@ -268,19 +289,36 @@ mod tests {
 
     #[test]
     fn the_best_platform_is_chosen_and_misses_list_what_is_there() {
-        let offered = [offer("linux/386"), offer("linux/arm/v6"), offer("linux/amd64")];
-        let chosen =
-            |text: &str| text.parse::<Platform>().unwrap().choose(&offered).map(|d| d.digest);
+        let offered = [
+            offer("linux/386"),
+            offer("linux/arm/v6"),
+            offer("linux/amd64"),
+        ];
+        let chosen = |text: &str| {
+            text.parse::<Platform>()
+                .unwrap()
+                .choose(&offered)
+                .map(|d| d.digest)
+        };
         assert_eq!(chosen("linux/amd64").unwrap(), Digest::of("linux/amd64"));
         assert_eq!(chosen("linux/arm64").unwrap(), Digest::of("linux/arm/v6"));
         let error = chosen("linux/s390x").unwrap_err();
         assert_eq!(error.code(), "PlatformNotFound");
-        assert!(error.to_string().contains("linux/386, linux/arm/v6, linux/amd64"));
+        assert!(
+            error
+                .to_string()
+                .contains("linux/386, linux/arm/v6, linux/amd64")
+        );
     }
 
     #[test]
     fn odd_platforms_do_not_panic() {
-        for text in ["linux/arm64/v", "linux/arm64/x", "linux/arm64/v9.99999999999", "linux/a"] {
+        for text in [
+            "linux/arm64/v",
+            "linux/arm64/x",
+            "linux/arm64/v9.99999999999",
+            "linux/a",
+        ] {
             let platform: Platform = text.parse().unwrap();
             let _ = platform.rank(&platform);
         }

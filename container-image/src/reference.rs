@@ -86,15 +86,26 @@ impl Reference {
     /// `InvalidReference` if `tag` is none.
     pub fn with_tag(&self, tag: &str) -> Result<Self> {
         if !is_tag(tag) {
-            return Err(invalid(tag, "a tag has up to 128 letters, digits, '_', '.' and '-'"));
+            return Err(invalid(
+                tag,
+                "a tag has up to 128 letters, digits, '_', '.' and '-'",
+            ));
         }
-        Ok(Self { tag: Some(tag.into()), digest: None, ..self.clone() })
+        Ok(Self {
+            tag: Some(tag.into()),
+            digest: None,
+            ..self.clone()
+        })
     }
 
     /// The image of the same repository that has `digest`, without a tag.
     #[must_use]
     pub fn with_digest(&self, digest: Digest) -> Self {
-        Self { tag: None, digest: Some(digest), ..self.clone() }
+        Self {
+            tag: None,
+            digest: Some(digest),
+            ..self.clone()
+        }
     }
 }
 
@@ -107,7 +118,10 @@ impl FromStr for Reference {
     /// `InvalidReference`, or `InvalidDigest` for what follows an `@`.
     fn from_str(text: &str) -> Result<Self> {
         if text.len() > MAX_TEXT {
-            return Err(invalid(&text.chars().take(80).collect::<String>(), "it is too long"));
+            return Err(invalid(
+                &text.chars().take(80).collect::<String>(),
+                "it is too long",
+            ));
         }
         let (name, digest) = match text.split_once('@') {
             Some((name, digest)) => (name, Some(digest.parse()?)),
@@ -122,10 +136,16 @@ impl FromStr for Reference {
             None => (name, None),
         };
         if tag.is_some_and(|tag| !is_tag(tag)) {
-            return Err(invalid(text, "a tag has up to 128 letters, digits, '_', '.' and '-'"));
+            return Err(invalid(
+                text,
+                "a tag has up to 128 letters, digits, '_', '.' and '-'",
+            ));
         }
         if name.len() == 64 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-            return Err(invalid(text, "64 hexadecimal digits are an image id, not a name"));
+            return Err(invalid(
+                text,
+                "64 hexadecimal digits are an image id, not a name",
+            ));
         }
         let (registry, repository) = split_registry(name);
         if repository != repository.to_lowercase() {
@@ -141,7 +161,11 @@ impl FromStr for Reference {
         let official = registry == DEFAULT_REGISTRY && !repository.contains('/');
         Ok(Self {
             registry: registry.into(),
-            repository: if official { format!("library/{repository}") } else { repository.into() },
+            repository: if official {
+                format!("library/{repository}")
+            } else {
+                repository.into()
+            },
             tag: match (tag, digest) {
                 (None, None) => Some(DEFAULT_TAG.into()),
                 (tag, _) => tag.map(Into::into),
@@ -172,7 +196,9 @@ impl Serialize for Reference {
 
 impl<'de> Deserialize<'de> for Reference {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -187,7 +213,10 @@ const MAX_TAG: usize = 128;
 const MAX_TEXT: usize = 1024;
 
 fn invalid(text: &str, why: &str) -> Error {
-    Error::invalid("InvalidReference", format!("read image reference {text:?}: {why}"))
+    Error::invalid(
+        "InvalidReference",
+        format!("read image reference {text:?}: {why}"),
+    )
 }
 
 /// Tells a registry from the first component of a repository: it has a dot, a colon or upper-case
@@ -203,7 +232,11 @@ fn split_registry(name: &str) -> (&str, &str) {
         }
         _ => (DEFAULT_REGISTRY, name),
     };
-    if registry == LEGACY_REGISTRY { (DEFAULT_REGISTRY, repository) } else { (registry, repository) }
+    if registry == LEGACY_REGISTRY {
+        (DEFAULT_REGISTRY, repository)
+    } else {
+        (registry, repository)
+    }
 }
 
 fn is_registry(text: &str) -> bool {
@@ -214,7 +247,14 @@ fn is_registry(text: &str) -> bool {
                 if address.is_empty() || !address.bytes().all(legal) {
                     return false;
                 }
-                (None, if port.is_empty() { None } else { Some(port.strip_prefix(':')) })
+                (
+                    None,
+                    if port.is_empty() {
+                        None
+                    } else {
+                        Some(port.strip_prefix(':'))
+                    },
+                )
             }
             None => return false,
         },
@@ -227,7 +267,9 @@ fn is_registry(text: &str) -> bool {
         !label.is_empty()
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
     };
     let is_port = |port: Option<&str>| {
         port.is_some_and(|port| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()))
@@ -276,11 +318,27 @@ mod tests {
             ("ubuntu", "docker.io/library/ubuntu:latest", "ubuntu:latest"),
             ("library/ubuntu:1", "docker.io/library/ubuntu:1", "ubuntu:1"),
             ("index.docker.io/a/b", "docker.io/a/b:latest", "a/b:latest"),
-            ("library/a/b", "docker.io/library/a/b:latest", "library/a/b:latest"),
-            ("registry.abc.net/org/img:tag", "registry.abc.net/org/img:tag", ""),
-            ("docker.io/oracle/mysql:v5.7.1", "docker.io/oracle/mysql:v5.7.1", "oracle/mysql:v5.7.1"),
+            (
+                "library/a/b",
+                "docker.io/library/a/b:latest",
+                "library/a/b:latest",
+            ),
+            (
+                "registry.abc.net/org/img:tag",
+                "registry.abc.net/org/img:tag",
+                "",
+            ),
+            (
+                "docker.io/oracle/mysql:v5.7.1",
+                "docker.io/oracle/mysql:v5.7.1",
+                "oracle/mysql:v5.7.1",
+            ),
             ("k8s.gcr.io/x:v1", "k8s.gcr.io/x:v1", ""),
-            ("172.18.8.104/rancher/x", "172.18.8.104/rancher/x:latest", ""),
+            (
+                "172.18.8.104/rancher/x",
+                "172.18.8.104/rancher/x:latest",
+                "",
+            ),
             ("host:85/x", "host:85/x:latest", ""),
             ("localhost/library/x", "localhost/library/x:latest", ""),
             ("[fc00::1]:5000/x", "[fc00::1]:5000/x:latest", ""),
@@ -290,7 +348,10 @@ mod tests {
             assert_eq!(reference.to_string(), full);
             let familiar = if familiar.is_empty() { full } else { familiar };
             assert_eq!(reference.familiar(), familiar);
-            assert_eq!(reference.familiar().parse::<Reference>().unwrap(), reference);
+            assert_eq!(
+                reference.familiar().parse::<Reference>().unwrap(),
+                reference
+            );
             assert_eq!(full.parse::<Reference>().unwrap(), reference);
         }
     }
@@ -299,13 +360,18 @@ mod tests {
     fn upper_case_is_refused_with_advice() {
         let error = "Ubuntu:latest".parse::<Reference>().unwrap_err();
         assert_eq!(error.code(), "InvalidReference");
-        assert!(error.to_string().contains("try \"ubuntu:latest\""), "{error}");
+        assert!(
+            error.to_string().contains("try \"ubuntu:latest\""),
+            "{error}"
+        );
     }
 
     #[test]
     fn hostile_names_are_refused() {
         let long = format!("a/{}", "b".repeat(260));
-        for text in ["", "..", "a/../b", "/a", "a/", "a:b:c", "a@b", "a b", "a\0", "ä", &long, "a:"] {
+        for text in [
+            "", "..", "a/../b", "/a", "a/", "a:b:c", "a@b", "a b", "a\0", "ä", &long, "a:",
+        ] {
             assert!(text.parse::<Reference>().is_err(), "{text:?}");
         }
     }

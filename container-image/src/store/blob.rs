@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 
 use super::{Store, files};
-use crate::{Descriptor, Digest, Error, Hasher, Result, json};
+use crate::{Descriptor, Digest, Error, ErrorKind, Hasher, MediaType, Result, json};
 
 impl Store {
     /// Whether a blob of that digest and size is there. Its content is not read.
@@ -32,6 +32,22 @@ impl Store {
         Ok(bytes)
     }
 
+    /// Reads a small blob of unknown size; `None` if it is not there, or not as it should be.
+    pub(crate) fn read_document(&self, digest: Digest) -> Result<Option<Vec<u8>>> {
+        let Some((_, size)) = files::open(&self.0.blobs, &digest.hex())? else {
+            return Ok(None);
+        };
+        match self.read(&Descriptor::new(MediaType::new(""), digest, size)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error)
+                if matches!(error.kind(), ErrorKind::Integrity | ErrorKind::InvalidInput) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Opens a blob for reading; size and digest are checked before its end is reported.
     ///
     /// # Errors
@@ -41,10 +57,18 @@ impl Store {
         let (file, size) = found.ok_or_else(|| self.missing(blob.digest))?;
         if size != blob.size_bytes {
             let doing = format!("open blob {}", blob.digest);
-            return Err(Error::mismatch("SizeMismatch", doing, blob.size_bytes, size));
+            return Err(Error::mismatch(
+                "SizeMismatch",
+                doing,
+                blob.size_bytes,
+                size,
+            ));
         }
         let check = Check::new(blob);
-        Ok(BlobReader { file, check: Some(check) })
+        Ok(BlobReader {
+            file,
+            check: Some(check),
+        })
     }
 
     /// Deletes a blob, whether something needs it or not; succeeds if it is gone.
@@ -58,8 +82,15 @@ impl Store {
     pub(super) fn ingest(&self) -> Result<Ingest> {
         let _adding = self.lock_shared()?;
         let (file, name) = files::create_unique(&self.0.ingest)?;
-        file.lock().map_err(|error| Error::os(format!("lock {name:?}"), error))?;
-        Ok(Ingest { store: self.clone(), file, name, hasher: Hasher::new(), done: false })
+        file.lock()
+            .map_err(|error| Error::os(format!("lock {name:?}"), error))?;
+        Ok(Ingest {
+            store: self.clone(),
+            file,
+            name,
+            hasher: Hasher::new(),
+            done: false,
+        })
     }
 
     pub(super) fn blobs(&self) -> &OwnedFd {
@@ -91,20 +122,22 @@ impl Ingest {
     pub fn commit(mut self, want: &Descriptor) -> Result<()> {
         let doing = || format!("store blob {}", want.digest);
         let hasher = std::mem::take(&mut self.hasher);
-        Check { want: want.digest, size: want.size_bytes, hasher }.finish()?;
+        Check {
+            want: want.digest,
+            size: want.size_bytes,
+            hasher,
+        }
+        .finish()?;
         if self.store.0.sync {
-            self.file.sync_all().map_err(|error| Error::os(doing(), error))?;
+            self.file
+                .sync_all()
+                .map_err(|error| Error::os(doing(), error))?;
         }
         let (from, to) = (&self.store.0.ingest, &self.store.0.blobs);
         rustix::fs::renameat(from, &self.name, to, want.digest.hex())
             .map_err(|error| Error::os(doing(), error))?;
         self.done = true;
         files::sync_dir(to, self.store.0.sync)
-    }
-
-    /// The digest of what was written so far.
-    pub(super) fn digest(&self) -> Digest {
-        self.hasher.clone().finish()
     }
 }
 
@@ -131,7 +164,9 @@ impl Drop for Ingest {
 
 impl fmt::Debug for Ingest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ingest").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Ingest")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -144,7 +179,9 @@ pub struct BlobReader {
 
 impl Read for BlobReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Some(check) = &mut self.check else { return Ok(0) };
+        let Some(check) = &mut self.check else {
+            return Ok(0);
+        };
         if buffer.is_empty() {
             return Ok(0);
         }
@@ -169,7 +206,11 @@ pub(crate) struct Check {
 
 impl Check {
     pub(crate) fn new(want: &Descriptor) -> Self {
-        Self { want: want.digest, size: want.size_bytes, hasher: Hasher::new() }
+        Self {
+            want: want.digest,
+            size: want.size_bytes,
+            hasher: Hasher::new(),
+        }
     }
 
     /// Takes more bytes, but never more than there should be.
@@ -177,7 +218,12 @@ impl Check {
         let got = self.hasher.size_bytes().saturating_add(bytes.len() as u64);
         if got > self.size {
             let doing = format!("read blob {}", self.want);
-            return Err(Error::mismatch("SizeMismatch", doing, self.size, format!("at least {got}")));
+            return Err(Error::mismatch(
+                "SizeMismatch",
+                doing,
+                self.size,
+                format!("at least {got}"),
+            ));
         }
         self.hasher.update(bytes);
         Ok(())
@@ -199,5 +245,7 @@ impl Check {
 
 /// An error that came through an I/O interface, as it was or with what was being done.
 pub(crate) fn from_io(doing: &str, error: io::Error) -> Error {
-    error.downcast().unwrap_or_else(|error| Error::os(doing, error))
+    error
+        .downcast()
+        .unwrap_or_else(|error| Error::os(doing, error))
 }

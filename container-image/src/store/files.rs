@@ -42,9 +42,13 @@ pub(super) fn open(dir: &OwnedFd, name: &str) -> Result<Option<(File, u64)>> {
 
 /// The content of the small file `name`, or `None` if it is missing.
 pub(super) fn read(dir: &OwnedFd, name: &str) -> Result<Option<Vec<u8>>> {
-    let Some((file, _)) = open(dir, name)? else { return Ok(None) };
+    let Some((file, _)) = open(dir, name)? else {
+        return Ok(None);
+    };
     let mut bytes = Vec::new();
-    let count = file.take(json::MAX_DOCUMENT_BYTES + 1).read_to_end(&mut bytes);
+    let count = file
+        .take(json::MAX_DOCUMENT_BYTES + 1)
+        .read_to_end(&mut bytes);
     count.map_err(|error| Error::os(format!("read {name:?}"), error))?;
     json::check_size(bytes.len() as u64, name)?;
     Ok(Some(bytes))
@@ -70,7 +74,10 @@ pub(super) fn replace(dir: &OwnedFd, name: &str, bytes: &[u8], sync: bool) -> Re
 pub(super) fn create_unique(dir: &OwnedFd) -> Result<(File, String)> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     loop {
-        let name = format!(".tmp-{:016x}", RandomState::new().hash_one(std::process::id()));
+        let name = format!(
+            ".tmp-{:016x}",
+            RandomState::new().hash_one(std::process::id())
+        );
         match rustix::fs::openat(dir, &name, flags, Mode::RUSR | Mode::WUSR) {
             Ok(file) => return Ok((File::from(file), name)),
             Err(Errno::EXIST) => {}
@@ -90,7 +97,8 @@ pub(super) fn remove(dir: impl AsFd, name: &str) -> Result<()> {
 /// Makes the names in `dir` survive a loss of power.
 pub(super) fn sync_dir(dir: &OwnedFd, sync: bool) -> Result<()> {
     if sync {
-        rustix::fs::fsync(dir).map_err(|error| Error::os("sync a directory of the store", error))?;
+        rustix::fs::fsync(dir)
+            .map_err(|error| Error::os("sync a directory of the store", error))?;
     }
     Ok(())
 }
@@ -126,5 +134,8 @@ pub(super) fn lock(dir: &OwnedFd, name: &str, take: fn(&File) -> io::Result<()>)
 }
 
 fn unsafe_layout(name: &str, what: &str) -> Error {
-    Error::invalid("UnsafeLayout", format!("open {name:?} of an image layout: it is {what}"))
+    Error::invalid(
+        "UnsafeLayout",
+        format!("open {name:?} of an image layout: it is {what}"),
+    )
 }

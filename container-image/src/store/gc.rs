@@ -70,7 +70,9 @@ impl Store {
         }
         let mut unused = Pruned::default();
         for name in files::names(self.blobs())? {
-            let Ok(digest) = format!("sha256:{name}").parse() else { continue };
+            let Ok(digest) = format!("sha256:{name}").parse() else {
+                continue;
+            };
             if !used.contains(&digest)
                 && let Some((_, size)) = files::open(self.blobs(), &name)?
             {

@@ -30,7 +30,9 @@ impl LayoutIndex {
             Ok(Some(index)) => Ok(index),
             current => match Self::read(store, OLD_FILE) {
                 Ok(Some(index)) => Ok(index),
-                _ => Err(current.err().unwrap_or_else(|| damaged(store, "it is lost"))),
+                _ => Err(current
+                    .err()
+                    .unwrap_or_else(|| damaged(store, "it is lost"))),
             },
         }
     }
@@ -51,17 +53,27 @@ impl LayoutIndex {
     pub(super) fn images(&self) -> Vec<StoredImage> {
         let mut images: Vec<StoredImage> = Vec::new();
         for entry in &self.0.manifests {
-            let known = images.iter().position(|image| image.manifest.digest == entry.digest);
+            let known = images
+                .iter()
+                .position(|image| image.manifest.digest == entry.digest);
             let position = known.unwrap_or_else(|| {
-                let manifest = Descriptor { annotations: BTreeMap::new(), ..entry.clone() };
-                images.push(StoredImage { manifest, index_digest: None, names: Vec::new() });
+                let manifest = Descriptor {
+                    annotations: BTreeMap::new(),
+                    ..entry.clone()
+                };
+                images.push(StoredImage {
+                    manifest,
+                    index_digest: None,
+                    names: Vec::new(),
+                });
                 images.len() - 1
             });
             let image = &mut images[position];
             image.names.extend(name_of(entry));
             let index_digest = entry.annotations.get(INDEX_ANNOTATION);
-            image.index_digest =
-                image.index_digest.or(index_digest.and_then(|text| text.parse().ok()));
+            image.index_digest = image
+                .index_digest
+                .or(index_digest.and_then(|text| text.parse().ok()));
         }
         for image in &mut images {
             image.names.sort();
@@ -78,18 +90,29 @@ impl LayoutIndex {
         reference: &Reference,
     ) {
         let entries = &mut self.0.manifests;
-        let before = entries.iter().find(|entry| name_of(entry).as_ref() == Some(reference)).cloned();
+        let before = entries
+            .iter()
+            .find(|entry| name_of(entry).as_ref() == Some(reference))
+            .cloned();
         // An entry without a name goes when its image gets one.
         let named = |entry: &Descriptor| entry.annotations.contains_key(NAME_ANNOTATION);
         entries.retain(|entry| {
             name_of(entry).as_ref() != Some(reference)
                 && (entry.digest != manifest.digest || named(entry))
         });
-        let mut entry = Descriptor::new(manifest.media_type.clone(), manifest.digest, manifest.size_bytes);
+        let mut entry = Descriptor::new(
+            manifest.media_type.clone(),
+            manifest.digest,
+            manifest.size_bytes,
+        );
         entry.platform = Some(platform.clone());
-        entry.annotations.insert(NAME_ANNOTATION.into(), reference.to_string());
+        entry
+            .annotations
+            .insert(NAME_ANNOTATION.into(), reference.to_string());
         if let Some(digest) = index_digest {
-            entry.annotations.insert(INDEX_ANNOTATION.into(), digest.to_string());
+            entry
+                .annotations
+                .insert(INDEX_ANNOTATION.into(), digest.to_string());
         }
         entries.push(entry);
         if let Some(mut before) = before
@@ -117,7 +140,9 @@ impl LayoutIndex {
     }
 
     fn read(store: &Store, name: &str) -> Result<Option<Self>> {
-        let Some(bytes) = files::read(&store.0.root, name)? else { return Ok(None) };
+        let Some(bytes) = files::read(&store.0.root, name)? else {
+            return Ok(None);
+        };
         let index: IndexDocument =
             json::parse(&bytes, name).map_err(|error| damaged(store, name).with_source(error))?;
         Ok(Some(Self(index)))
@@ -135,6 +160,9 @@ fn name_of(entry: &Descriptor) -> Option<Reference> {
 }
 
 fn damaged(store: &Store, what: &str) -> Error {
-    let doing = format!("read the index of the image store {}: {what}", store.0.path.display());
+    let doing = format!(
+        "read the index of the image store {}: {what}",
+        store.0.path.display()
+    );
     Error::new(ErrorKind::Integrity, "IndexDamaged", doing)
 }

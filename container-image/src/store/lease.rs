@@ -17,8 +17,13 @@ impl Store {
     pub fn lease(&self) -> Result<Lease> {
         let _adding = self.lock_shared()?;
         let (file, name) = files::create_unique(&self.0.leases)?;
-        file.lock().map_err(|error| Error::os(format!("lock {name:?}"), error))?;
-        Ok(Lease { store: self.clone(), file, name })
+        file.lock()
+            .map_err(|error| Error::os(format!("lock {name:?}"), error))?;
+        Ok(Lease {
+            store: self.clone(),
+            file,
+            name,
+        })
     }
 }
 
@@ -84,6 +89,8 @@ impl Drop for Lease {
 
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Lease")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }

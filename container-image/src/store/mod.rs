@@ -42,9 +42,9 @@ use crate::{Descriptor, Digest, Error, ErrorKind, Image, Reference, Result};
 use index::LayoutIndex;
 
 pub use blob::{BlobReader, Ingest};
-pub use gc::Pruned;
 pub(crate) use blob::{Check, from_io};
 pub(crate) use gc::MAX_INDEX_DEPTH;
+pub use gc::Pruned;
 pub use index::INDEX_ANNOTATION;
 pub use lease::Lease;
 
@@ -105,7 +105,11 @@ impl Store {
     pub fn open_with(path: impl AsRef<Path>, options: &StoreOptions) -> Result<Self> {
         let path = path.as_ref();
         let doing = |error| Error::os(format!("open the image store {}", path.display()), error);
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(doing)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(doing)?;
         let path = fs::canonicalize(path).map_err(doing)?;
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(CWD, &path, flags, Mode::empty())
@@ -157,7 +161,8 @@ impl Store {
             let doing = format!("find image {reference} in {}", self.0.path.display());
             return Err(Error::new(ErrorKind::NotFound, "ImageNotFound", doing));
         };
-        self.image(image).map_err(|error| error.context(format!("open image {reference}")))
+        self.image(image)
+            .map_err(|error| error.context(format!("open image {reference}")))
     }
 
     /// Opens an image that [`Store::images`] has listed.
@@ -215,7 +220,11 @@ impl Store {
     fn change(&self, change: impl FnOnce(&mut LayoutIndex) -> bool) -> Result<()> {
         let _changing = self.lock_index()?;
         let mut index = LayoutIndex::load(self)?;
-        if change(&mut index) { index.save(self) } else { Ok(()) }
+        if change(&mut index) {
+            index.save(self)
+        } else {
+            Ok(())
+        }
     }
 
     /// Checks the version of the layout, or makes a new one.

@@ -1,0 +1,26 @@
+//! Registries: the client for the distribution specification, pull and push.
+//!
+//! Connections are encrypted and verified. Only loopback addresses and registries that the caller
+//! lists as insecure may use plain HTTP or unverified certificates; nobody else ever falls back.
+//! Credentials go to the registry that they are for and to no other host.
+
+mod auth;
+mod client;
+mod error;
+mod layers;
+mod pipe;
+mod progress;
+mod pull;
+mod push;
+mod retry;
+mod transport;
+mod url;
+
+pub use auth::Credentials;
+pub use client::{BlobStream, Client, ClientOptions};
+pub use error::RegistryError;
+pub use layers::{LayerSink, SinkResult, UnpackTarget};
+pub use progress::{Event, Phase, Progress};
+pub use pull::{PullOptions, PullStatus, Pulled, UnpackImageOptions, pull, unpack};
+pub use push::{PushOptions, Pushed, push};
+pub use retry::Retry;
