@@ -2,3 +2,26 @@
 
 mod error;
 pub use error::{Error, ErrorKind, Result};
+
+mod driver;
+pub use driver::{
+    Change, ChangeKind, CommitOptions, Driver, DriverOptions, Info, Kind, Recovered, SnapshotKind,
+    Target, Usage, WhiteoutForm,
+};
+
+mod detect;
+pub use detect::{open, probe};
+
+mod mount;
+pub use mount::{MountGuard, mount, mount_detached};
+
+mod changes;
+mod copy;
+mod metadata;
+mod overlay;
+mod store;
+mod sys;
+mod tree;
+mod vfs;
+
+pub use oci_spec;
