@@ -164,8 +164,8 @@ type Source = io::Chain<io::Cursor<Vec<u8>>, Counted>;
 
 enum Decoder {
     Plain(Source),
-    Gzip(MultiGzDecoder<BufReader<Source>>),
-    Zstd(zstd::Decoder<'static, BufReader<Source>>),
+    Gzip(Box<MultiGzDecoder<BufReader<Source>>>),
+    Zstd(Box<zstd::Decoder<'static, BufReader<Source>>>),
 }
 
 impl Decoder {
@@ -181,14 +181,14 @@ impl Decoder {
         match head {
             [0x1f, 0x8b, ..] => {
                 let source = BufReader::with_capacity(BUFFER_BYTES, source);
-                Ok(Self::Gzip(MultiGzDecoder::new(source)))
+                Ok(Self::Gzip(Box::new(MultiGzDecoder::new(source))))
             }
             // A frame, or one of the frames that carry no data.
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
                 let source = BufReader::with_capacity(BUFFER_BYTES, source);
                 let decoder = zstd::Decoder::with_buffer(source)
                     .map_err(|error| Error::os("make a zstd decoder", error))?;
-                Ok(Self::Zstd(decoder))
+                Ok(Self::Zstd(Box::new(decoder)))
             }
             [b'B', b'Z', b'h', b'1'..=b'9', ..] => unsupported("bzip2"),
             [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => unsupported("xz"),

@@ -13,6 +13,8 @@
 
 mod compress;
 mod entry;
+mod header;
+mod pack;
 mod reader;
 mod tree;
 mod unpack;
@@ -21,6 +23,7 @@ mod xattr;
 
 pub use compress::{Compression, Decompressed, decompress};
 pub use entry::{Entry, EntryKind, Timestamp};
+pub use pack::{PackOptions, Packed, Packer, pack};
 pub use unpack::{UnpackOptions, Unpacked, unpack};
 
 /// The form that deletions have in a directory.
