@@ -33,21 +33,28 @@ pub(crate) fn make(
             })?
         }
     };
+    set("net/ipv4/ip_forward", "1")?;
+    // For the host's own connections to ports published on 127.0.0.1.
+    set(&format!("net/ipv4/conf/{name}/route_localnet"), "1")?;
+    // Before the link is up: a container must not become the host's router, nor find the host by
+    // an address that the host made up itself.
+    for (key, value) in [("accept_ra", "0"), ("addr_gen_mode", ADDR_GEN_MODE_NONE)] {
+        match set(&format!("net/ipv6/conf/{name}/{key}"), value) {
+            // A kernel without IPv6.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            done => done?,
+        }
+    }
     match socket.send(vec![netlink::add_address(index, gateway, prefix_len)]) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    set("net/ipv4/ip_forward", "1")?;
-    // For the host's own connections to ports published on 127.0.0.1.
-    set(&format!("net/ipv4/conf/{name}/route_localnet"), "1")?;
-    // A container must not become the host's router.
-    match set(&format!("net/ipv6/conf/{name}/accept_ra"), "0") {
-        // A kernel without IPv6.
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        done => done?,
-    }
+    socket.send(vec![netlink::set_up(index)])?;
     Ok(index)
 }
+
+/// No link-local address (`IN6_ADDR_GEN_MODE_NONE`).
+const ADDR_GEN_MODE_NONE: &str = "1";
 
 /// Gives a setting of the calling thread's namespace a value, unless it has it.
 fn set(key: &str, value: &str) -> Result<()> {

@@ -16,8 +16,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData,
-    InfoPortKind, InfoVeth, LinkAttribute, LinkMessage,
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkMessage,
 };
 use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -443,12 +442,10 @@ pub(crate) fn delete_link(socket: &mut Socket, name: &str) -> Result<()> {
     }
 }
 
-/// Makes the bridge `name`, up, without an IPv6 address of its own making.
+/// Makes the bridge `name`, which stays down.
 pub(crate) fn new_bridge(name: &str, mac: MacAddress) -> Request {
-    let no_autoconf = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
-    let message = LinkBridge::new(name)
+    let message = LinkMessageBuilder::<LinkBridge>::new(name)
         .address(mac.octets().to_vec())
-        .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![no_autoconf]))
         .build();
     create(
         format!("create bridge {name:?}"),
@@ -463,14 +460,14 @@ pub(crate) struct Peer<'a> {
     pub(crate) netns: BorrowedFd<'a>,
 }
 
-/// Makes a veth pair, both ends up: `name` as a port of the bridge `controller`, its peer directly
-/// in its network namespace. (Making it here and moving it there would take forty times as long.)
+/// Makes a veth pair: `name` as a port of the bridge `controller`, up, and its peer directly in its
+/// network namespace, down, as it cannot go up before it is a peer. (Making it here and moving it
+/// there would take forty times as long.)
 pub(crate) fn new_veth(name: &str, controller: u32, peer: &Peer<'_>) -> Request {
     let inside = LinkMessageBuilder::<LinkUnspec>::new()
         .name(peer.name)
         .address(peer.mac.octets().to_vec())
         .setns_by_fd(peer.netns.as_raw_fd())
-        .up()
         .build();
     let message = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
         .name(name)

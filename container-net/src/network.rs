@@ -8,7 +8,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use ipnetwork::Ipv4Network;
 use serde::{Deserialize, Serialize};
 
-use crate::firewall::{Forward, Rules};
+use crate::firewall::Forward;
 use crate::netlink::{self, Peer, Socket};
 use crate::networks::Networks;
 use crate::port::reserve;
@@ -386,20 +386,7 @@ impl Network {
             gateway: options.default_route.then_some(attachment.gateway),
         };
         veth::connect(socket, &attachment.host_interface, bridge_index, &inside)?;
-        let rules = Rules {
-            forwards: attachment.forwards().collect(),
-            ..Rules::default()
-        };
-        match self.networks.firewall().add(&rules) {
-            // Somebody has flushed the rules, or a dead process has left some.
-            Err(error)
-                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) =>
-            {
-                let lock = self.networks.records().lock()?;
-                self.networks.rebuild_firewall(&lock)
-            }
-            done => done,
-        }
+        self.networks.publish(attachment)
     }
 
     /// Ends the attachment of a container whose namespace ends too: withdraws its ports and frees

@@ -490,33 +490,70 @@ impl Networks {
             }
             _ => {}
         }
+        if !records.has_firewall() && self.firewall().exists()? {
+            let doing = "make the firewall's rules: there are some that are not ours";
+            return Err(Error::new(ErrorKind::Busy, "TableTaken", doing));
+        }
         records.set_bridge(lock, interface, BridgeState::Making)?;
+        self.complete_bridge(lock, socket, bridge).map_err(|error| {
+            // Unless others use the bridge, and it only had to be mended.
+            let unused = records
+                .owners(&config.name)
+                .is_ok_and(|owners| owners.is_empty());
+            let undone = if unused {
+                self.release(lock, config)
+            } else {
+                Ok(())
+            };
+            error.with_cleanup(undone.err())
+        })
+    }
+
+    fn complete_bridge(
+        &self,
+        lock: &Lock,
+        socket: &mut Socket,
+        bridge: &BridgeConfig,
+    ) -> Result<u32> {
+        let records = &self.0.records;
         let BridgeConfig {
-            gateway, subnet, ..
-        } = *bridge;
-        let index = bridge::make(socket, interface, gateway, subnet.prefix())?;
+            gateway,
+            subnet,
+            interface,
+            ..
+        } = bridge;
+        let index = bridge::make(socket, interface, *gateway, subnet.prefix())?;
         if records.has_firewall() {
-            match self.firewall().add(&Rules {
+            let rules = Rules {
                 segments: vec![segment(bridge)],
                 ..Rules::default()
-            }) {
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) =>
-                {
-                    self.rebuild_firewall(lock)?;
-                }
+            };
+            match self.firewall().add(&rules) {
+                Err(error) if contradicts(&error) => self.rebuild_firewall(lock)?,
                 done => done?,
             }
         } else {
-            if self.firewall().exists()? {
-                let doing = "make the firewall's rules: there are some that are not ours";
-                return Err(Error::new(ErrorKind::Busy, "TableTaken", doing));
-            }
             records.set_firewall(lock, true)?;
             self.rebuild_firewall(lock)?;
         }
         records.set_bridge(lock, interface, BridgeState::Ready)?;
         Ok(index)
+    }
+
+    /// Publishes the ports of an attachment. Where somebody has flushed the rules, or a dead process
+    /// has left what contradicts, they are made anew.
+    pub(crate) fn publish(&self, attachment: &Attachment) -> Result<()> {
+        let rules = Rules {
+            forwards: attachment.forwards().collect(),
+            ..Rules::default()
+        };
+        match self.firewall().add(&rules) {
+            Err(error) if contradicts(&error) => {
+                let lock = self.0.records.lock()?;
+                self.rebuild_firewall(&lock)
+            }
+            done => done,
+        }
     }
 
     /// Makes the firewall's rules anew, for all that is recorded.
@@ -606,8 +643,11 @@ impl Networks {
                 return Ok(());
             }
         }
-        self.firewall().clear()?;
-        records.set_firewall(lock, false)
+        if records.has_firewall() {
+            self.firewall().clear()?;
+            records.set_firewall(lock, false)?;
+        }
+        Ok(())
     }
 
     /// What a new network must not overlap.
@@ -677,6 +717,11 @@ fn segment(bridge: &BridgeConfig) -> Segment {
         interface: bridge.interface.clone(),
         subnet: bridge.subnet,
     }
+}
+
+/// The rules are not there, or say something else.
+fn contradicts(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists)
 }
 
 fn no_free_subnet() -> Error {

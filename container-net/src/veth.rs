@@ -23,11 +23,9 @@ pub(crate) fn connect(
     inside: &Inside<'_>,
 ) -> Result<()> {
     let link = match make(socket, name, bridge_index, &inside.peer) {
-        // The name belongs to this attachment alone: whoever has it is left over from before.
-        Err(error)
-            if error.kind() == ErrorKind::AlreadyExists
-                && netlink::find_link(socket, name)?.is_some() =>
-        {
+        // The name belongs to this attachment alone: whoever has it is left over from before. (If
+        // it is the name inside that exists, the second attempt says so again.)
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             netlink::delete_link(socket, name)?;
             make(socket, name, bridge_index, &inside.peer)
         }
@@ -45,6 +43,7 @@ pub(crate) fn connect(
     let mut requests = vec![
         netlink::set_up(LOOPBACK_INDEX),
         netlink::add_address(index, inside.address, inside.prefix_len),
+        netlink::set_up(index),
     ];
     requests.extend(inside.gateway.map(netlink::add_default_route));
     socket.send(requests).map(drop)
