@@ -87,6 +87,16 @@ pub struct ExitStatus {
 }
 
 impl ExitStatus {
+    /// Reads the record that [`CreateOptions::exit_record`] names; `None` if there is none yet.
+    ///
+    /// # Errors
+    /// `Os` if the file cannot be read or is no such record.
+    pub fn read(exit_record: &Path) -> Result<Option<Self>> {
+        let record: Option<ExitRecord> = state::read(exit_record)
+            .map_err(|error| Error::os(format!("read {exit_record:?}"), error))?;
+        Ok(record.map(|record| record.status()))
+    }
+
     /// Whether the process ended by itself with 0.
     #[must_use]
     pub fn success(&self) -> bool {
@@ -451,9 +461,7 @@ impl Container {
                 }
                 let lost = || Error::new(ErrorKind::InvalidState, "MonitorLost", LOST);
                 let path = exit_record.as_ref().ok_or_else(lost)?;
-                let record: Option<ExitRecord> = state::read(path)
-                    .map_err(|error| Error::os(format!("read {path:?}"), error))?;
-                record.map(|record| Some(record.status())).ok_or_else(lost)
+                ExitStatus::read(path)?.map(Some).ok_or_else(lost)
             }
         }
     }

@@ -1,0 +1,1 @@
+../container-core/src/error.rs
