@@ -51,6 +51,7 @@ const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 
 /// One netlink socket, which belongs to the network namespace of the thread that opened it.
+#[derive(Debug)]
 pub(crate) struct Socket {
     inner: RawSocket,
     sequence: u32,
@@ -150,6 +151,10 @@ impl Socket {
             let mut finished = false;
             for message in Messages(&buffer[..length]) {
                 let message = message?;
+                if message.sequence.wrapping_sub(first) > self.sequence.wrapping_sub(first) {
+                    // Left over from a batch that failed.
+                    continue;
+                }
                 match message.kind {
                     NLMSG_ERROR | NLMSG_DONE => {
                         finished |= message.sequence == last;

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::{panic, thread};
@@ -23,8 +23,8 @@ use crate::{Error, Result};
 ///
 /// The kind of the system call's failure, such as `NotFound` where `/proc` is not mounted.
 pub fn current() -> Result<OwnedFd> {
-    const PATH: &str = "/proc/thread-self/ns/net";
-    let file = File::open(PATH).map_err(|source| Error::os(format!("open {PATH:?}"), source))?;
+    let file =
+        File::open(CURRENT).map_err(|source| Error::os(format!("open {CURRENT:?}"), source))?;
     Ok(file.into())
 }
 
@@ -139,15 +139,26 @@ pub fn set_loopback_up(netns: BorrowedFd<'_>) -> Result<()> {
     socket.send(vec![netlink::set_up(LOOPBACK_INDEX)]).map(drop)
 }
 
-/// Whether two descriptors mean the same namespace.
-pub(crate) fn is_same(one: impl AsFd, other: impl AsFd) -> Result<bool> {
-    let identity = |fd: BorrowedFd<'_>| {
-        rustix::fs::fstat(fd)
-            .map(|stat| (stat.st_dev, stat.st_ino))
-            .map_err(|errno| Error::os("fstat a network namespace", errno))
-    };
-    Ok(identity(one.as_fd())? == identity(other.as_fd())?)
+/// What tells the calling thread's namespace from all others for as long as it exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    device: u64,
+    inode: u64,
 }
+
+impl Identity {
+    /// The identity of the calling thread's namespace.
+    pub(crate) fn current() -> Result<Self> {
+        let stat = rustix::fs::stat(CURRENT)
+            .map_err(|errno| Error::os(format!("stat {CURRENT:?}"), errno))?;
+        Ok(Self {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+        })
+    }
+}
+
+const CURRENT: &str = "/proc/thread-self/ns/net";
 
 fn on_own_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| {

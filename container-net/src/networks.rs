@@ -17,10 +17,11 @@ use ipnetwork::Ipv4Network;
 
 use crate::firewall::{Firewall, ForeignDrop, Nft, Rules, Segment};
 use crate::netlink::{self, Socket};
+use crate::netns::{self, Identity};
 use crate::network::{self, Attachment, BridgeConfig, Driver, Network, NetworkConfig, is_name};
 use crate::records::{BridgeState, Records};
 use crate::store::{self, Durability, Lock};
-use crate::{Error, ErrorKind, Result, bridge, ipam, netns};
+use crate::{Error, ErrorKind, Result, bridge, ipam};
 
 /// The network without anything but `lo`.
 const NONE: &str = "none";
@@ -114,7 +115,9 @@ pub struct Networks(Arc<Inner>);
 struct Inner {
     options: NetworksOptions,
     records: Records,
-    host: OwnedFd,
+    host: Identity,
+    /// Keeps the identity from being given to another namespace.
+    _host_open: OwnedFd,
 }
 
 impl Networks {
@@ -141,7 +144,8 @@ impl Networks {
         let networks = Self(Arc::new(Inner {
             options,
             records,
-            host: netns::current()?,
+            host: Identity::current()?,
+            _host_open: netns::current()?,
         }));
         networks.make_predefined(&lock)?;
         Ok(networks)
@@ -253,10 +257,10 @@ impl Networks {
     /// `NotFound` (`NoSuchNetwork`); `InvalidInput` (`AmbiguousId`); `InvalidState`
     /// (`BrokenDocument`).
     pub fn get(&self, name_or_id: &str) -> Result<Network> {
-        if is_name(name_or_id) {
-            if let Some(config) = self.read(name_or_id)? {
-                return Ok(Network::new(self.clone(), config));
-            }
+        if is_name(name_or_id)
+            && let Some(config) = self.read(name_or_id)?
+        {
+            return Ok(Network::new(self.clone(), config));
         }
         let doing = || format!("look up network {name_or_id:?}");
         let mut found = self.list()?;
@@ -452,7 +456,7 @@ impl Networks {
 
     /// A thread that is somewhere else would change the wrong host.
     pub(crate) fn check_namespace(&self) -> Result<()> {
-        if netns::is_same(netns::current()?, &self.0.host)? {
+        if Identity::current()? == self.0.host {
             return Ok(());
         }
         let doing = "use networks that were opened in another network namespace";

@@ -1,11 +1,14 @@
 //! Small files: written so that a reader never sees half of one.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use crate::{Error, ErrorKind, Result};
 
@@ -41,19 +44,26 @@ pub(crate) fn lock(path: &Path) -> Result<Lock> {
     let deadline = Instant::now() + LOCK_TIMEOUT;
     let mut pause = FIRST_PAUSE;
     loop {
-        match file.try_lock() {
+        match try_lock(&file) {
             Ok(()) => return Ok(Lock(file)),
-            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
                 thread::sleep(pause);
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
-            Err(TryLockError::WouldBlock) => {
+            Err(Errno::WOULDBLOCK) => {
                 let doing = format!("wait for lock {path:?}");
                 return Err(Error::new(ErrorKind::TimedOut, "LockTimeout", doing).with_retry());
             }
-            Err(TryLockError::Error(source)) => {
-                return Err(Error::os(format!("lock {path:?}"), source));
-            }
+            Err(errno) => return Err(Error::os(format!("lock {path:?}"), errno)),
+        }
+    }
+}
+
+fn try_lock(file: &File) -> Result<(), Errno> {
+    loop {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::INTR) => {}
+            done => return done,
         }
     }
 }
@@ -63,7 +73,7 @@ pub(crate) fn is_locked(path: &Path) -> bool {
     let Ok(file) = File::open(path) else {
         return false;
     };
-    matches!(file.try_lock(), Err(TryLockError::WouldBlock))
+    matches!(try_lock(&file), Err(Errno::WOULDBLOCK))
 }
 
 /// Makes a directory and those above it, for the owner alone.
@@ -86,7 +96,7 @@ pub(crate) fn write(path: &Path, content: &[u8], durability: Durability) -> Resu
             .truncate(true)
             .mode(0o600)
             .open(&temporary)?;
-        file.try_lock()?;
+        try_lock(&file)?;
         file.write_all(content)?;
         if durability == Durability::Disk {
             file.sync_all()?;

@@ -1,1 +1,5 @@
-//! Name service.
+//! How names become addresses inside a container.
+
+mod files;
+
+pub use files::{ResolvConfOptions, hostname, hosts, parse_extra_host, resolv_conf};

@@ -202,7 +202,7 @@ impl Rule {
     }
 
     /// `fib daddr type local`: the destination is an address of the host.
-    pub(super) fn to_host(self) -> Self {
+    pub(super) fn for_host(self) -> Self {
         const DREG: u16 = 1;
         const RESULT: u16 = 2;
         const FLAGS: u16 = 3;

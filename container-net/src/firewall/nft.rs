@@ -12,25 +12,34 @@
 //! the number of rules never grows.
 
 use std::net::Ipv4Addr;
+use std::sync::{Mutex, PoisonError};
 
 use ipnetwork::Ipv4Network;
 
 use super::expression::{Message, Nest, Rule, Side, Verdict, interface_name};
 use super::{Firewall, ForeignDrop, Forward, Rules, Segment};
 use crate::netlink::{Request, Socket, attribute, text};
+use crate::netns::Identity;
 use crate::{Error, ErrorKind, Result};
 
-/// An nf_tables table of our own.
-#[derive(Clone, Debug)]
+/// An nf_tables table of our own, in the network namespace of whichever thread makes a call.
+///
+/// It keeps some sockets open, as the kernel lets who closes one wait until everything that was
+/// lately removed from any table is gone: some ten milliseconds.
+#[derive(Debug)]
 pub struct Nft {
     table: String,
+    sockets: Mutex<Vec<(Identity, Socket)>>,
 }
 
 impl Nft {
     /// Uses the table `name`, which is nobody else's.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
-        Self { table: name.into() }
+        Self {
+            table: name.into(),
+            sockets: Mutex::default(),
+        }
     }
 
     /// The messages that make the table from nothing.
@@ -119,13 +128,32 @@ impl Nft {
         if messages.is_empty() {
             return Ok(());
         }
-        Socket::netfilter()?
-            .send(transaction(
-                &format!("{doing} nftables table {:?}", self.table),
-                messages,
-            ))
+        let doing = format!("{doing} nftables table {:?}", self.table);
+        self.with_socket(|socket| socket.send(transaction(&doing, messages)))
             .map(drop)
-            .map_err(named)
+    }
+
+    /// Lends `work` an open socket of the calling thread's namespace.
+    fn with_socket<T>(&self, work: impl FnOnce(&mut Socket) -> Result<T>) -> Result<T> {
+        /// As many as may be at it at once without one being closed.
+        const KEPT: usize = 16;
+        let here = Identity::current()?;
+        let pool = || self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = {
+            let mut sockets = pool();
+            let index = sockets.iter().position(|(namespace, _)| *namespace == here);
+            index.map(|index| sockets.swap_remove(index).1)
+        };
+        let mut socket = match kept {
+            Some(socket) => socket,
+            None => Socket::netfilter().map_err(named)?,
+        };
+        let done = work(&mut socket).map_err(named);
+        let mut sockets = pool();
+        if sockets.len() < KEPT {
+            sockets.push((here, socket));
+        }
+        done
     }
 }
 
@@ -135,10 +163,10 @@ impl Firewall for Nft {
             .text(TABLE_NAME, &self.table)
             .finish();
         let doing = format!("look up nftables table {:?}", self.table);
-        match Socket::netfilter()?.send(vec![Request::raw(doing, message)]) {
+        match self.with_socket(|socket| socket.send(vec![Request::raw(doing, message)])) {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(named(error)),
+            Err(error) => Err(error),
         }
     }
 
@@ -203,10 +231,11 @@ impl Firewall for Nft {
     }
 
     fn foreign_drops(&self) -> Result<Vec<ForeignDrop>> {
-        let replies = Socket::netfilter()?.dump(|| {
+        let request = || {
             let message = Message::new(GET_CHAIN, DUMP).any_family().finish();
             Request::raw("list nftables chains", message)
-        })?;
+        };
+        let replies = self.with_socket(|socket| socket.dump(request))?;
         Ok(replies
             .iter()
             .filter_map(|reply| forward_drop(&reply.payload))
@@ -455,9 +484,9 @@ fn rules() -> Vec<(&'static str, Nest)> {
         ),
         (
             "prerouting",
-            rule().to_host().then(&Verdict::Jump("publish")),
+            rule().for_host().then(&Verdict::Jump("publish")),
         ),
-        ("output", rule().to_host().then(&Verdict::Jump("publish"))),
+        ("output", rule().for_host().then(&Verdict::Jump("publish"))),
         (
             "forward",
             rule()

@@ -31,7 +31,12 @@ fn privileged_container_has_address_mac_route_and_loopback() {
             .find(|link| link["ifname"] == "eth0")
             .unwrap();
         assert_eq!(eth0["address"], "02:42:ac:11:00:02");
-        assert!(eth0["flags"].as_array().unwrap().contains(&"LOWER_UP".into()));
+        assert!(
+            eth0["flags"]
+                .as_array()
+                .unwrap()
+                .contains(&"LOWER_UP".into())
+        );
         assert_eq!(eth0["addr_info"][0]["local"], "172.17.0.2");
         assert_eq!(eth0["addr_info"][0]["prefixlen"], 16);
         assert_eq!(links[0]["ifname"], "lo");

@@ -21,11 +21,14 @@ fn privileged_dead_containers_are_ended_and_living_ones_kept() {
             .networks
             .recover(&|container| container == "living")
             .unwrap();
-        assert_eq!(recovered.ended, [dead.attached.attachment.clone()]);
+        assert_eq!(
+            recovered.ended.as_slice(),
+            std::slice::from_ref(&dead.attached.attachment)
+        );
         assert!(recovered.broken.is_empty());
         assert_eq!(
             world.networks.attachments().unwrap(),
-            [living.attached.attachment.clone()]
+            std::slice::from_ref(&living.attached.attachment)
         );
         assert!(!ip("-o link").contains(&dead.attached.attachment.host_interface));
         inside(&world.outside, || assert!(tcp(HOST, 8080).is_some()));
