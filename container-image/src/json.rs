@@ -135,6 +135,9 @@ mod tests {
             assert_eq!(error.code(), "InvalidJson", "{text:.40}");
         }
         let large = vec![b' '; 1 + usize::try_from(MAX_DOCUMENT_BYTES).unwrap()];
-        assert_eq!(parse::<Value>(&large, "x").unwrap_err().code(), "DocumentTooLarge");
+        assert_eq!(
+            parse::<Value>(&large, "x").unwrap_err().code(),
+            "DocumentTooLarge"
+        );
     }
 }

@@ -30,6 +30,8 @@ pub use store::{
 pub mod layer;
 
 mod registry;
+#[cfg(feature = "server")]
+pub use registry::server;
 pub use registry::{
     BlobStream, Client, ClientOptions, Credentials, Event, LayerSink, Phase, Progress, PullOptions,
     PullStatus, Pulled, PushOptions, Pushed, RegistryError, Retry, SinkResult, UnpackImageOptions,

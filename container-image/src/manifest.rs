@@ -16,7 +16,7 @@ use crate::{Descriptor, Digest, Error, ErrorKind, MediaType, Result, json};
 pub struct Manifest {
     raw: Arc<[u8]>,
     descriptor: Descriptor,
-    parsed: ManifestDocument,
+    parsed: Arc<ManifestDocument>,
 }
 
 impl Manifest {
@@ -102,7 +102,7 @@ impl Manifest {
 pub struct Index {
     raw: Arc<[u8]>,
     descriptor: Descriptor,
-    parsed: IndexDocument,
+    parsed: Arc<IndexDocument>,
 }
 
 impl Index {
@@ -124,7 +124,7 @@ impl Index {
         Ok(Self {
             raw: raw.into(),
             descriptor,
-            parsed,
+            parsed: Arc::new(parsed),
         })
     }
 
@@ -221,7 +221,7 @@ impl Document {
         let descriptor = Descriptor::of(media_type, raw);
         let raw = Arc::from(raw);
         if is_index {
-            let parsed: IndexDocument = json::parse(&raw, "an image index")?;
+            let parsed: Arc<IndexDocument> = Arc::new(json::parse(&raw, "an image index")?);
             return Ok(Self::Index(Index {
                 raw,
                 descriptor,
@@ -236,7 +236,7 @@ impl Document {
         Ok(Self::Manifest(Manifest {
             raw,
             descriptor,
-            parsed,
+            parsed: Arc::new(parsed),
         }))
     }
 

@@ -68,7 +68,8 @@ impl MediaType {
     /// Whether it names Docker's manifest schema 1, which is not supported.
     #[must_use]
     pub fn is_schema1(&self) -> bool {
-        self.0.starts_with("application/vnd.docker.distribution.manifest.v1+")
+        self.0
+            .starts_with("application/vnd.docker.distribution.manifest.v1+")
     }
 }
 

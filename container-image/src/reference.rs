@@ -85,7 +85,7 @@ impl Reference {
     /// # Errors
     /// `InvalidReference` if `tag` is none.
     pub fn with_tag(&self, tag: &str) -> Result<Self> {
-        if !is_tag(tag) {
+        if !Self::is_tag(tag) {
             return Err(invalid(
                 tag,
                 "a tag has up to 128 letters, digits, '_', '.' and '-'",
@@ -106,6 +106,20 @@ impl Reference {
             digest: Some(digest),
             ..self.clone()
         }
+    }
+
+    /// Whether `text` is a whole repository path.
+    pub(crate) fn is_repository(text: &str) -> bool {
+        text.len() <= MAX_REPOSITORY && text.split('/').all(is_component)
+    }
+
+    /// Whether `text` is a tag.
+    pub(crate) fn is_tag(text: &str) -> bool {
+        let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+        let mut bytes = text.bytes();
+        text.len() <= MAX_TAG
+            && bytes.next().is_some_and(is_word)
+            && bytes.all(|b| is_word(b) || b == b'.' || b == b'-')
     }
 }
 
@@ -135,7 +149,7 @@ impl FromStr for Reference {
             }
             None => (name, None),
         };
-        if tag.is_some_and(|tag| !is_tag(tag)) {
+        if tag.is_some_and(|tag| !Self::is_tag(tag)) {
             return Err(invalid(
                 text,
                 "a tag has up to 128 letters, digits, '_', '.' and '-'",
@@ -155,7 +169,7 @@ impl FromStr for Reference {
         if !is_registry(registry) {
             return Err(invalid(text, "the registry is no host name"));
         }
-        if repository.len() > MAX_REPOSITORY || !repository.split('/').all(is_component) {
+        if !Self::is_repository(repository) {
             return Err(invalid(text, "want [registry/]repository[:tag][@digest]"));
         }
         let official = registry == DEFAULT_REGISTRY && !repository.contains('/');
@@ -298,14 +312,6 @@ fn is_component(text: &str) -> bool {
         }
         rest = &rest[separator..];
     }
-}
-
-fn is_tag(text: &str) -> bool {
-    let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-    let mut bytes = text.bytes();
-    text.len() <= MAX_TAG
-        && bytes.next().is_some_and(is_word)
-        && bytes.all(|b| is_word(b) || b == b'.' || b == b'-')
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ mod progress;
 mod pull;
 mod push;
 mod retry;
+#[cfg(feature = "server")]
+pub mod server;
 mod transport;
 mod url;
 

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 
+use rustix::fs::FlockOperation;
+
 use super::{Store, files};
 use crate::{Descriptor, Digest, Error, ErrorKind, Hasher, MediaType, Result, json};
 
@@ -82,8 +84,7 @@ impl Store {
     pub(super) fn ingest(&self) -> Result<Ingest> {
         let _adding = self.lock_shared()?;
         let (file, name) = files::create_unique(&self.0.ingest)?;
-        file.lock()
-            .map_err(|error| Error::os(format!("lock {name:?}"), error))?;
+        files::take_lock(&file, &name, FlockOperation::LockExclusive)?;
         Ok(Ingest {
             store: self.clone(),
             file,

@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::{Error, Result, json};
@@ -118,18 +118,29 @@ pub(super) fn names(dir: &OwnedFd) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Opens the lock file `name` and waits until `take` has locked it. Closing it frees the lock.
-pub(super) fn lock(dir: &OwnedFd, name: &str, take: fn(&File) -> io::Result<()>) -> Result<File> {
+/// Opens the lock file `name` and waits until it is locked as `operation` says. Closing it frees the
+/// lock.
+pub(super) fn lock(dir: &OwnedFd, name: &str, operation: FlockOperation) -> Result<File> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)
         .map(File::from)
         .map_err(|error| Error::os(format!("open {name:?}"), error))?;
-    loop {
-        match take(&file) {
-            Ok(()) => return Ok(file),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(Error::os(format!("lock {name:?}"), error)),
-        }
+    take_lock(&file, name, operation)?;
+    Ok(file)
+}
+
+/// Waits until `file` is locked.
+pub(super) fn take_lock(file: &File, name: &str, operation: FlockOperation) -> Result<()> {
+    rustix::io::retry_on_intr(|| rustix::fs::flock(file, operation))
+        .map_err(|error| Error::os(format!("lock {name:?}"), error))
+}
+
+/// Whether somebody has locked `file` exclusively; if not, the caller has it now.
+pub(super) fn is_locked(file: &File, name: &str) -> Result<bool> {
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(false),
+        Err(Errno::WOULDBLOCK) => Ok(true),
+        Err(error) => Err(Error::os(format!("lock {name:?}"), error)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Garbage collection: mark from the index and the leases, sweep the rest.
 
 use std::collections::HashSet;
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use super::index::LayoutIndex;
@@ -34,7 +34,7 @@ impl Store {
         for dir in [&self.0.ingest, &self.0.leases] {
             for name in files::names(dir)? {
                 if let Some(file) = open_any(dir, &name)?
-                    && file.try_lock().is_ok()
+                    && !files::is_locked(&file, &name)?
                 {
                     files::remove(dir, &name)?;
                 }
@@ -61,7 +61,7 @@ impl Store {
         }
         for name in files::names(&self.0.leases)? {
             if let Some(file) = open_any(&self.0.leases, &name)?
-                && let Err(TryLockError::WouldBlock) = file.try_lock()
+                && files::is_locked(&file, &name)?
             {
                 let lines = files::read(&self.0.leases, &name)?.unwrap_or_default();
                 let lines = String::from_utf8_lossy(&lines);

@@ -4,6 +4,8 @@ use std::fmt;
 use std::fs::File;
 use std::io::Write;
 
+use rustix::fs::FlockOperation;
+
 use super::{Ingest, Store, files};
 use crate::{Descriptor, Digest, Error, MediaType, Result};
 
@@ -17,8 +19,7 @@ impl Store {
     pub fn lease(&self) -> Result<Lease> {
         let _adding = self.lock_shared()?;
         let (file, name) = files::create_unique(&self.0.leases)?;
-        file.lock()
-            .map_err(|error| Error::os(format!("lock {name:?}"), error))?;
+        files::take_lock(&file, &name, FlockOperation::LockExclusive)?;
         Ok(Lease {
             store: self.clone(),
             file,

@@ -36,7 +36,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
 
 use crate::{Descriptor, Digest, Error, ErrorKind, Image, Reference, Result};
 use index::LayoutIndex;
@@ -199,6 +199,22 @@ impl Store {
         index.save(self)
     }
 
+    /// Makes an image of the manifest or index `descriptor`, whose blobs are in the store, and names
+    /// it `reference`. Hold the lease that the blobs were put with until then.
+    ///
+    /// # Errors
+    /// `BlobNotFound`, `LayerCountMismatch`, `Integrity` kinds, and `IndexDamaged`.
+    pub fn record(&self, descriptor: &Descriptor, reference: &Reference) -> Result<Image> {
+        let image = Image::open(self, descriptor, None)?;
+        for layer in image.layers() {
+            if !self.contains(&layer.descriptor)? {
+                return Err(self.missing(layer.descriptor.digest));
+            }
+        }
+        self.tag(&image, reference)?;
+        Ok(image)
+    }
+
     /// Takes the name `reference` away, and with its last name the image; its blobs stay until
     /// [`Store::prune`]. Succeeds if there is no such name.
     ///
@@ -251,15 +267,15 @@ impl Store {
 
     /// Keeps [`Store::prune`] out while something is added.
     fn lock_shared(&self) -> Result<File> {
-        files::lock(&self.0.root, GC_LOCK, File::lock_shared)
+        files::lock(&self.0.root, GC_LOCK, FlockOperation::LockShared)
     }
 
     fn lock_exclusive(&self) -> Result<File> {
-        files::lock(&self.0.root, GC_LOCK, File::lock)
+        files::lock(&self.0.root, GC_LOCK, FlockOperation::LockExclusive)
     }
 
     fn lock_index(&self) -> Result<File> {
-        files::lock(&self.0.root, INDEX_LOCK, File::lock)
+        files::lock(&self.0.root, INDEX_LOCK, FlockOperation::LockExclusive)
     }
 
     fn missing(&self, digest: Digest) -> Error {

@@ -1,0 +1,247 @@
+//! Where a registry keeps its files: a directory, or memory.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use super::lock;
+
+/// Keeps files by key: a relative path of harmless components.
+pub(super) enum Files {
+    Directory(PathBuf),
+    Memory {
+        files: Mutex<BTreeMap<String, Arc<[u8]>>>,
+        limit: u64,
+    },
+}
+
+/// A file that nobody can see yet.
+pub(super) enum Draft {
+    Directory {
+        file: File,
+        path: PathBuf,
+        size: u64,
+    },
+    Memory {
+        bytes: Vec<u8>,
+        limit: u64,
+    },
+}
+
+impl Files {
+    pub(super) fn in_directory(root: &Path) -> io::Result<Self> {
+        fs::create_dir_all(root.join("uploads"))?;
+        Ok(Self::Directory(root.to_owned()))
+    }
+
+    pub(super) fn in_memory(limit: u64) -> Self {
+        Self::Memory {
+            files: Mutex::default(),
+            limit,
+        }
+    }
+
+    /// Opens a file at `offset`, with its whole size.
+    pub(super) fn open(&self, key: &str, offset: u64) -> io::Result<Option<(Box<dyn Read>, u64)>> {
+        match self {
+            Self::Directory(root) => {
+                let mut file = match File::open(root.join(key)) {
+                    Ok(file) => file,
+                    Err(error) if is_missing(&error) => return Ok(None),
+                    Err(error) => return Err(error),
+                };
+                let meta = file.metadata()?;
+                if !meta.is_file() {
+                    return Ok(None);
+                }
+                file.seek(SeekFrom::Start(offset))?;
+                Ok(Some((Box::new(file), meta.len())))
+            }
+            Self::Memory { files, .. } => {
+                let Some(bytes) = lock(files).get(key).cloned() else {
+                    return Ok(None);
+                };
+                let size = bytes.len() as u64;
+                let mut cursor = Cursor::new(bytes);
+                cursor.set_position(offset);
+                Ok(Some((Box::new(cursor), size)))
+            }
+        }
+    }
+
+    pub(super) fn read(&self, key: &str) -> io::Result<Option<Vec<u8>>> {
+        let Some((reader, _)) = self.open(key, 0)? else {
+            return Ok(None);
+        };
+        let mut bytes = Vec::new();
+        reader
+            .take(crate::json::MAX_DOCUMENT_BYTES)
+            .read_to_end(&mut bytes)?;
+        Ok(Some(bytes))
+    }
+
+    pub(super) fn exists(&self, key: &str) -> io::Result<bool> {
+        Ok(self.open(key, 0)?.is_some())
+    }
+
+    pub(super) fn draft(&self) -> io::Result<Draft> {
+        match self {
+            Self::Directory(root) => {
+                let name = format!("{:016x}", RandomState::new().hash_one(std::process::id()));
+                let path = root.join("uploads").join(name);
+                let file = File::options()
+                    .read(true)
+                    .write(true)
+                    .create_new(true)
+                    .open(&path)?;
+                Ok(Draft::Directory {
+                    file,
+                    path,
+                    size: 0,
+                })
+            }
+            Self::Memory { files, limit } => {
+                let used: u64 = lock(files).values().map(|bytes| bytes.len() as u64).sum();
+                Ok(Draft::Memory {
+                    bytes: Vec::new(),
+                    limit: limit.saturating_sub(used),
+                })
+            }
+        }
+    }
+
+    /// Makes a draft visible under `key`.
+    pub(super) fn publish(&self, mut draft: Draft, key: &str) -> io::Result<()> {
+        match (self, &mut draft) {
+            (Self::Directory(root), Draft::Directory { file, path, .. }) => {
+                file.sync_all()?;
+                let target = root.join(key);
+                if let Some(parent) = target.parent() {
+                    fs::create_dir_all(parent)?;
+                    fs::rename(path, &target)?;
+                    File::open(parent)?.sync_all()?;
+                }
+                Ok(())
+            }
+            (Self::Memory { files, .. }, Draft::Memory { bytes, .. }) => {
+                let bytes = std::mem::take(bytes);
+                lock(files).insert(key.to_owned(), bytes.into());
+                Ok(())
+            }
+            _ => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+
+    pub(super) fn put(&self, key: &str, bytes: &[u8]) -> io::Result<()> {
+        let mut draft = self.draft()?;
+        draft.write_all(bytes)?;
+        self.publish(draft, key)
+    }
+
+    /// Removes a file; succeeds if there is none.
+    pub(super) fn remove(&self, key: &str) -> io::Result<()> {
+        match self {
+            Self::Directory(root) => match fs::remove_file(root.join(key)) {
+                Err(error) if !is_missing(&error) => Err(error),
+                _ => Ok(()),
+            },
+            Self::Memory { files, .. } => {
+                lock(files).remove(key);
+                Ok(())
+            }
+        }
+    }
+
+    /// The sorted keys below `folder`, at any depth.
+    pub(super) fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        match self {
+            Self::Directory(root) => {
+                let mut keys = Vec::new();
+                let mut folders = vec![folder.to_owned()];
+                while let Some(folder) = folders.pop() {
+                    let entries = match fs::read_dir(root.join(&folder)) {
+                        Ok(entries) => entries,
+                        Err(error) if is_missing(&error) => continue,
+                        Err(error) => return Err(error),
+                    };
+                    for entry in entries {
+                        let entry = entry?;
+                        let Some(name) = entry.file_name().to_str().map(ToOwned::to_owned) else {
+                            continue;
+                        };
+                        let key = format!("{folder}/{name}");
+                        let list = if entry.file_type()?.is_dir() {
+                            &mut folders
+                        } else {
+                            &mut keys
+                        };
+                        list.push(key);
+                    }
+                }
+                keys.sort();
+                Ok(keys)
+            }
+            Self::Memory { files, .. } => {
+                let start = format!("{folder}/");
+                let files = lock(files);
+                let below = files.range(start.clone()..).map(|(key, _)| key);
+                Ok(below
+                    .take_while(|key| key.starts_with(&start))
+                    .cloned()
+                    .collect())
+            }
+        }
+    }
+}
+
+impl Draft {
+    pub(super) fn size_bytes(&self) -> u64 {
+        match self {
+            Self::Directory { size, .. } => *size,
+            Self::Memory { bytes, .. } => bytes.len() as u64,
+        }
+    }
+}
+
+impl Write for Draft {
+    fn write(&mut self, input: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Directory { file, size, .. } => {
+                let count = file.write(input)?;
+                *size += count as u64;
+                Ok(count)
+            }
+            Self::Memory { bytes, limit } => {
+                if (bytes.len() + input.len()) as u64 > *limit {
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
+                bytes.extend_from_slice(input);
+                Ok(input.len())
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if let Self::Directory { path, .. } = self {
+            // Gone already if it was published.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// A file in the place of a folder is as good as nothing.
+fn is_missing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
