@@ -1,1 +1,7 @@
 //! End-to-end tests of the engine: public API only.
+
+mod deps;
+mod features;
+mod signatures;
+mod source;
+mod support;
