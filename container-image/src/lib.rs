@@ -29,6 +29,9 @@ pub use store::{
 
 pub mod layer;
 
+mod builder;
+pub use builder::ImageBuilder;
+
 mod registry;
 #[cfg(feature = "server")]
 pub use registry::server;

@@ -85,7 +85,7 @@ impl Decompressed {
 
 impl Read for Decompressed {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.decoder.read(buffer)?;
+        let count = self.decoder.read(buffer).map_err(damaged)?;
         self.produced += count as u64;
         let consumed = self.decoder.consumed();
         if self.produced
@@ -158,6 +158,20 @@ impl<W: Write> Write for Compressor<W> {
             Self::Zstd(encoder) => encoder.flush(),
         }
     }
+}
+
+/// Names an error that the decompressor itself found; those of the source stay what they are.
+fn damaged(error: io::Error) -> io::Error {
+    let own = error.get_ref().is_some_and(|inner| inner.is::<Error>());
+    if own || error.raw_os_error().is_some() || error.kind() == io::ErrorKind::Interrupted {
+        return error;
+    }
+    let damaged = Error::new(
+        ErrorKind::Integrity,
+        "DamagedCompression",
+        "decompress a layer",
+    );
+    io::Error::other(damaged.with_source(error))
 }
 
 type Source = io::Chain<io::Cursor<Vec<u8>>, Counted>;

@@ -106,7 +106,7 @@ pub struct Timestamp {
 /// # Errors
 /// `PathEscapes` if `..` leads out of the root; `PathTooLong` beyond 4096 bytes, 255 in a component
 /// or 1024 components; `InvalidPath` with a NUL byte.
-pub(super) fn clean(raw: &[u8]) -> Result<Vec<u8>> {
+pub(crate) fn clean(raw: &[u8]) -> Result<Vec<u8>> {
     if raw.contains(&0) {
         return Err(Error::invalid(
             "InvalidPath",

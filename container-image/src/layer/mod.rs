@@ -22,6 +22,7 @@ mod whiteout;
 mod xattr;
 
 pub use compress::{Compression, Decompressed, decompress};
+pub(crate) use entry::clean;
 pub use entry::{Entry, EntryKind, Timestamp};
 pub use pack::{PackOptions, Packed, Packer, pack};
 pub use unpack::{UnpackOptions, Unpacked, unpack};

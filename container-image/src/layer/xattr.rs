@@ -57,25 +57,16 @@ pub(super) fn clear(file: BorrowedFd<'_>) -> Result<(), Errno> {
 
 /// The names of all attributes, sorted.
 pub(super) fn list(file: BorrowedFd<'_>) -> Result<Vec<OsString>, Errno> {
-    let mut buffer = Vec::new();
-    loop {
-        let result = match rustix::fs::flistxattr(file, &mut [0_u8; 0][..]) {
-            Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
-            Ok(size) => {
-                buffer.resize(size, 0);
-                rustix::fs::flistxattr(file, &mut buffer[..])
-            }
-            Err(error) => Err(error),
-        };
-        match result {
-            Ok(size) => {
-                buffer.truncate(size);
-                break;
-            }
-            // One was added in between.
-            Err(Errno::RANGE) => {}
-            Err(error) => return Err(error),
-        }
+    let mut buffer = vec![0; USUAL_LIST_BYTES];
+    let mut size = rustix::fs::flistxattr(file, &mut buffer[..]);
+    if matches!(size, Err(Errno::RANGE)) {
+        buffer.resize(MAX_LIST_BYTES, 0);
+        size = rustix::fs::flistxattr(file, &mut buffer[..]);
+    }
+    match size {
+        Ok(size) => buffer.truncate(size),
+        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
     }
     let names = buffer
         .split(|byte| *byte == 0)
@@ -109,6 +100,10 @@ const PORTABLE: [&str; 3] = [
 
 /// Attributes in `user.` that overlay file systems and Podman's storage keep their own state in.
 const NOT_OF_USERS: [&str; 3] = ["overlay.", "fuseoverlayfs.", "containers.override_"];
+
+/// Enough for the names on most files, and Linux's own limit, `XATTR_LIST_MAX`.
+const USUAL_LIST_BYTES: usize = 1 << 10;
+const MAX_LIST_BYTES: usize = 64 << 10;
 
 /// The largest value that Linux allows, `XATTR_SIZE_MAX`.
 const MAX_VALUE_BYTES: usize = 64 << 10;

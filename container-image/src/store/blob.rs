@@ -81,7 +81,7 @@ impl Store {
         files::remove(&self.0.blobs, &digest.hex())
     }
 
-    pub(super) fn ingest(&self) -> Result<Ingest> {
+    pub(crate) fn ingest(&self) -> Result<Ingest> {
         let _adding = self.lock_shared()?;
         let (file, name) = files::create_unique(&self.0.ingest)?;
         files::take_lock(&file, &name, FlockOperation::LockExclusive)?;
