@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
-use crate::tree::Entry;
+use crate::tree::{Cursor, Entry};
 use crate::{Error, Result, metadata, tree};
 
 /// Copies what is in `from`, and the metadata of `from` itself, into the empty directory `to`.
@@ -18,21 +18,17 @@ use crate::{Error, Result, metadata, tree};
 pub(crate) fn tree(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
     let mut copy = Copy {
         to,
+        cursor: Cursor::new(to, PathBuf::new()),
         links: HashMap::new(),
         clones: true,
-        holding: None,
     };
-    tree::walk(from, &mut |directory, entry| {
-        copy.entry(directory, entry)
-            .map_err(|e| Error::os(format!("copy {:?} of a snapshot", entry.path), e))
-    })?;
+    tree::walk(from, &mut |directory, entry| copy.entry(directory, entry))?;
     // Times of directories come last, when nothing is put into them any more.
     tree::walk(from, &mut |_, entry| {
         if !entry.is_directory() {
             return Ok(());
         }
-        copy.directory_of(entry)
-            .and_then(|to| metadata::copy_times(&entry.stat, to, entry.name()))
+        metadata::copy_times(&entry.stat, copy.directory_of(&entry.path)?, entry.name())
             .map_err(|e| Error::os(format!("set the times of {:?}", entry.path), e))
     })?;
     let here = OsStr::new(".");
@@ -43,68 +39,74 @@ pub(crate) fn tree(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
 
 struct Copy<'a> {
     to: BorrowedFd<'a>,
+    /// Where the copy goes on: entries come one directory after the other.
+    cursor: Cursor<'a>,
     /// The first copy of each file that has several links, by device and inode.
     links: HashMap<(u64, u64), PathBuf>,
     /// Whether the file system may share blocks; asked until it says no.
     clones: bool,
-    /// The directory of the copy that was used last: entries come one directory after the other.
-    holding: Option<(PathBuf, OwnedFd)>,
 }
 
 impl Copy<'_> {
-    fn entry(&mut self, from: BorrowedFd<'_>, entry: &Entry) -> Result<(), Errno> {
+    fn entry(&mut self, from: BorrowedFd<'_>, entry: &Entry) -> Result<()> {
         let name = entry.name();
+        let os = |e: Errno| Error::os(format!("copy {:?} of a snapshot", entry.path), e);
         if !entry.is_directory() && entry.stat.st_nlink > 1 {
             let inode = (entry.stat.st_dev, entry.stat.st_ino);
-            if let Some(first) = self.links.get(&inode) {
-                let first = Entry {
-                    path: first.clone(),
-                    stat: entry.stat,
-                };
-                let old = tree::open_parent(self.to, &first.path)?;
-                let new = self.directory_of(entry)?;
-                return rustix::fs::linkat(old, first.name(), new, name, AtFlags::empty());
+            if let Some(first) = self.links.get(&inode).cloned() {
+                let (above, old) = split(&first);
+                let above = tree::open_beneath(self.to, above)?;
+                let new = self.directory_of(&entry.path)?;
+                return rustix::fs::linkat(above, old, new, name, AtFlags::empty()).map_err(os);
             }
             self.links.insert(inode, entry.path.clone());
         }
         let clones = self.clones;
-        let to = self.directory_of(entry)?;
-        let private = Mode::RUSR | Mode::WUSR;
-        let mut cloned = clones;
-        match FileType::from_raw_mode(entry.stat.st_mode) {
-            FileType::Directory => rustix::fs::mkdirat(to, name, Mode::RWXU)?,
-            FileType::RegularFile => {
-                let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-                let source = rustix::fs::openat(from, name, flags, Mode::empty())?;
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | flags;
-                let target = rustix::fs::openat(to, name, flags, private)?;
-                cloned = content(&source, &target, &entry.stat, clones)?;
-            }
-            FileType::Symlink => {
-                let text = rustix::fs::readlinkat(from, name, Vec::new())?;
-                rustix::fs::symlinkat(text, to, name)?;
-            }
-            kind => rustix::fs::mknodat(to, name, kind, private, entry.stat.st_rdev)?,
-        }
-        metadata::copy(from, name, &entry.stat, to, name, metadata::every)?;
-        self.clones = cloned;
+        let to = self.directory_of(&entry.path)?;
+        self.clones = make(from, entry, to, clones).map_err(os)?;
         Ok(())
     }
 
-    /// The directory of the copy that takes `entry`.
-    fn directory_of(&mut self, entry: &Entry) -> Result<BorrowedFd<'_>, Errno> {
-        let parent = entry.path.parent().expect("an entry has a directory above");
-        if self.holding.as_ref().is_none_or(|(path, _)| path != parent) {
-            let opened = tree::open_parent(self.to, &entry.path)?;
-            self.holding = Some((parent.to_path_buf(), opened));
-        }
-        Ok(self
-            .holding
-            .as_ref()
-            .expect("it was just put there")
-            .1
-            .as_fd())
+    /// The directory of the copy that takes `path`.
+    fn directory_of(&mut self, path: &Path) -> Result<BorrowedFd<'_>> {
+        self.cursor.go(split(path).0)
     }
+}
+
+/// Makes one file or directory; tells whether it is worth trying to clone the next one.
+fn make(
+    from: BorrowedFd<'_>,
+    entry: &Entry,
+    to: BorrowedFd<'_>,
+    mut clones: bool,
+) -> Result<bool, Errno> {
+    let name = entry.name();
+    let private = Mode::RUSR | Mode::WUSR;
+    match FileType::from_raw_mode(entry.stat.st_mode) {
+        FileType::Directory => rustix::fs::mkdirat(to, name, Mode::RWXU)?,
+        FileType::RegularFile => {
+            let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+            let source = rustix::fs::openat(from, name, flags, Mode::empty())?;
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | flags;
+            let target = rustix::fs::openat(to, name, flags, private)?;
+            clones = content(&source, &target, &entry.stat, clones)?;
+        }
+        FileType::Symlink => {
+            let text = rustix::fs::readlinkat(from, name, Vec::new())?;
+            rustix::fs::symlinkat(text, to, name)?;
+        }
+        kind => rustix::fs::mknodat(to, name, kind, private, entry.stat.st_rdev)?,
+    }
+    metadata::copy(from, name, &entry.stat, to, name, metadata::every)?;
+    Ok(clones)
+}
+
+/// The directory of a path and the name in it.
+fn split(path: &Path) -> (&Path, &OsStr) {
+    (
+        path.parent().unwrap_or(Path::new("")),
+        path.file_name().unwrap_or_default(),
+    )
 }
 
 /// Copies the bytes of a file, sharing blocks if `clone` says that it is worth trying; tells

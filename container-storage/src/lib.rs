@@ -24,4 +24,8 @@ mod sys;
 mod tree;
 mod vfs;
 
+#[cfg(feature = "_testsuite")]
+#[doc(hidden)]
+pub mod testsuite;
+
 pub use oci_spec;

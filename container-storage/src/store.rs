@@ -48,6 +48,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::driver::{Info, Recovered, SnapshotKind, check_name};
+use crate::tree::Cursor;
 use crate::{Error, ErrorKind, Result, tree};
 
 /// The document of one snapshot.
@@ -147,8 +148,12 @@ impl Store {
             rustix::fs::open(path, DIRECTORY, Mode::empty())
                 .map_err(|e| Error::os(format!("open {path:?}"), e))
         };
+        let directory = open(&path)?;
+        // Made now, as a full disk must not keep anybody from locking.
+        lock(&directory, FlockOperation::Unlock)
+            .map_err(|e| Error::os(format!("make {:?}", path.join(LOCK)), e))?;
         Ok(Self {
-            directory: open(&path)?,
+            directory,
             records: open(&path.join(RECORDS))?,
             removing: open(&path.join(REMOVING))?,
             path,
@@ -183,6 +188,14 @@ impl Store {
             Mode::empty(),
         )
         .map_err(|e| Error::os(format!("open {:?}", self.path_of(number, FILES)), e))
+    }
+
+    /// A cursor in the files of the directory `number`.
+    pub(crate) fn cursor(&self, number: Number) -> Cursor<'_> {
+        Cursor::new(
+            self.directory.as_fd(),
+            PathBuf::from(format!("{number}/{FILES}")),
+        )
     }
 
     /// Reads the record of a snapshot that can be used.
@@ -282,7 +295,8 @@ impl Store {
             }
             self.adopt(&mut record, parent)?;
         }
-        if self.exists(name)? {
+        let renames = name != key;
+        if renames && self.exists(name)? {
             return Err(already_exists(name));
         }
         prepare(&mut record)?;
@@ -296,19 +310,14 @@ impl Store {
             return Err(Error::new(ErrorKind::Busy, "Changed", doing).with_retry());
         }
         self.check_parent(&record)?;
-        if self.exists(name)? {
+        if renames && self.exists(name)? {
             return Err(already_exists(name));
         }
         // From here on the record says committed; recovery does the second rename if we die.
         self.rename_document(&slot, key, RenameFlags::empty())?;
-        rustix::fs::renameat_with(
-            &self.records,
-            key,
-            &self.records,
-            name,
-            RenameFlags::NOREPLACE,
-        )
-        .map_err(|e| Error::os(format!("rename the record of {key:?} to {name:?}"), e))?;
+        if renames {
+            self.rename_record(key, name)?;
+        }
         drop(lock);
         self.sync_records()?;
         Ok(slot)
@@ -419,19 +428,10 @@ impl Store {
                 }
                 (State::Ready, None) => recovered.broken.push(name),
                 (State::Ready, Some(_)) if record.name == name => {}
-                (State::Ready, Some(_)) => {
-                    let renamed = rustix::fs::renameat_with(
-                        &self.records,
-                        &*name,
-                        &self.records,
-                        &*record.name,
-                        RenameFlags::NOREPLACE,
-                    );
-                    match renamed {
-                        Ok(()) => recovered.finished.push(record.name),
-                        Err(_) => recovered.broken.push(name),
-                    }
-                }
+                (State::Ready, Some(_)) => match self.rename_record(&name, &record.name) {
+                    Ok(()) => recovered.finished.push(record.name),
+                    Err(_) => recovered.broken.push(name),
+                },
             }
         }
         recovered.swept = self.set_orphans_aside()?.len();
@@ -590,6 +590,12 @@ impl Store {
                 other.map_err(|e| Error::os(format!("put the record of {name:?} in place"), e))
             }
         }
+    }
+
+    fn rename_record(&self, from: &str, to: &str) -> Result<()> {
+        let noreplace = RenameFlags::NOREPLACE;
+        rustix::fs::renameat_with(&self.records, from, &self.records, to, noreplace)
+            .map_err(|e| Error::os(format!("rename the record of {from:?} to {to:?}"), e))
     }
 
     fn unlink_record(&self, name: &str) -> Result<()> {

@@ -41,14 +41,15 @@ pub(crate) fn walk(
     root: BorrowedFd<'_>,
     visit: &mut dyn FnMut(BorrowedFd<'_>, &Entry) -> Result<()>,
 ) -> Result<()> {
+    let mut cursor = Cursor::new(root, PathBuf::new());
     let mut pending = vec![PathBuf::new()];
     while let Some(path) = pending.pop() {
-        let directory = match open_beneath(root, &path) {
+        let directory = match cursor.go(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             other => other?,
         };
-        for name in names(&directory)? {
-            let entry = match rustix::fs::statat(&directory, &name, AtFlags::SYMLINK_NOFOLLOW) {
+        for name in names(directory)? {
+            let entry = match rustix::fs::statat(directory, &name, AtFlags::SYMLINK_NOFOLLOW) {
                 Err(Errno::NOENT) => continue,
                 other => {
                     let path = path.join(&name);
@@ -56,7 +57,7 @@ pub(crate) fn walk(
                     Entry { path, stat }
                 }
             };
-            visit(directory.as_fd(), &entry)?;
+            visit(directory, &entry)?;
             if entry.is_directory() {
                 pending.push(entry.path);
             }
@@ -65,16 +66,44 @@ pub(crate) fn walk(
     Ok(())
 }
 
+/// A place in a tree that goes from directory to directory: cheaply to one below, else from the root.
+#[derive(Debug)]
+pub(crate) struct Cursor<'a> {
+    base: BorrowedFd<'a>,
+    root: PathBuf,
+    at: Option<(PathBuf, OwnedFd)>,
+}
+
+impl<'a> Cursor<'a> {
+    /// A cursor in the tree whose root is at the path `root` below `base`.
+    pub(crate) fn new(base: BorrowedFd<'a>, root: PathBuf) -> Self {
+        Self {
+            base,
+            root,
+            at: None,
+        }
+    }
+
+    /// Opens the directory `path`; no part of it may be a link or a mount.
+    pub(crate) fn go(&mut self, path: &Path) -> Result<BorrowedFd<'_>> {
+        if path.components().nth(MAX_DEPTH).is_some() {
+            let doing = format!("go deeper than {MAX_DEPTH} directories into a snapshot");
+            return Err(Error::new(ErrorKind::Unsupported, "TooDeep", doing));
+        }
+        let opened = match &self.at {
+            Some((at, directory)) if path.starts_with(at) => {
+                open_beneath(directory, path.strip_prefix(at).unwrap_or(path))
+            }
+            _ => open_beneath(self.base, &self.root.join(path)),
+        };
+        Ok(self.at.insert((path.to_path_buf(), opened?)).1.as_fd())
+    }
+}
+
 /// Opens the directory `path` below `root`; no part of it may be a link or a mount.
 pub(crate) fn open_beneath(root: impl AsFd, path: &Path) -> Result<OwnedFd> {
     open_pieces(root.as_fd(), path.as_os_str().as_bytes())
         .map_err(|e| Error::os(format!("open directory {path:?} of a snapshot"), e))
-}
-
-/// Opens the directory that holds `path` below `root`.
-pub(crate) fn open_parent(root: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
-    let parent = path.parent().unwrap_or(Path::new(""));
-    open_pieces(root.as_fd(), parent.as_os_str().as_bytes())
 }
 
 /// The names in a directory, without `.` and `..`, in the order of the file system.
@@ -101,8 +130,8 @@ pub(crate) fn remove(directory: impl AsFd, name: &OsStr) -> Result<()> {
     for _ in 0..MAX_RESTARTS {
         match remove_once(directory.as_fd(), name) {
             Ok(true) => return Ok(()),
-            // Somebody moved directories while we were in them: begin again at the top.
-            Ok(false) => {}
+            // Somebody moved or deleted directories while we were in them: begin again at the top.
+            Ok(false) | Err(Errno::NOENT) => {}
             Err(Errno::XDEV | Errno::BUSY) => {
                 let doing = format!("delete {name:?}, in which something is mounted");
                 return Err(Error::new(ErrorKind::Busy, "Mounted", doing));
@@ -186,7 +215,7 @@ pub(crate) fn xattr(
     key: &CStr,
 ) -> Result<Option<Vec<u8>>, Errno> {
     let mut value = Vec::with_capacity(XATTR_SIZE_MAX);
-    let path = magic_path(directory, name);
+    let path = magic_path(&directory, name);
     match rustix::fs::lgetxattr(path, key, rustix::buffer::spare_capacity(&mut value)) {
         Ok(_) => Ok(Some(value)),
         Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
@@ -201,12 +230,12 @@ pub(crate) fn set_xattr(
     key: &CStr,
     value: &[u8],
 ) -> Result<(), Errno> {
-    let path = magic_path(directory, name);
+    let path = magic_path(&directory, name);
     rustix::fs::lsetxattr(path, key, value, rustix::fs::XattrFlags::empty())
 }
 
 /// A path to `name` whose only link is the one of `/proc` to the open directory.
-fn magic_path(directory: impl AsFd, name: &OsStr) -> OsString {
+fn magic_path(directory: &impl AsFd, name: &OsStr) -> OsString {
     use std::os::fd::AsRawFd;
     let mut path = OsString::from(format!("/proc/self/fd/{}/", directory.as_fd().as_raw_fd()));
     path.push(name);
@@ -349,6 +378,9 @@ const BATCH: usize = 32 * 1024;
 
 /// Below `PATH_MAX`, which counts the final NUL.
 const MAX_PATH: usize = 4000;
+
+/// No archive holds a tree as deep as that, and going on would cost the square of the depth.
+const MAX_DEPTH: usize = 4096;
 
 /// `XATTR_LIST_MAX` and `XATTR_SIZE_MAX` of `linux/limits.h`.
 const XATTR_LIST_MAX: usize = 64 * 1024;

@@ -3,8 +3,8 @@
 //! Copies share their blocks where the file system can (btrfs, xfs, bcachefs); elsewhere a
 //! container takes as much room as its image, and page cache is not shared either.
 
-use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, OwnedFd};
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use oci_spec::runtime::Mount;
@@ -18,6 +18,7 @@ use crate::driver::{
 };
 use crate::overlay::bind;
 use crate::store::{FILES, Record, Slot, Stamp, Store};
+use crate::tree::Cursor;
 use crate::{Error, Result, changes, copy, metadata, tree};
 
 /// Snapshots as full copies.
@@ -112,13 +113,12 @@ impl Driver for Vfs {
         if record.kind == SnapshotKind::View {
             return Ok(());
         }
-        let parent = record
-            .lowers
-            .first()
-            .map(|&parent| self.store.open_files(parent));
-        let pair = Pair {
-            new: self.store.open_files(record.directory)?,
-            old: parent.transpose()?,
+        let mut pair = Pair {
+            new: self.store.cursor(record.directory),
+            old: record
+                .lowers
+                .first()
+                .map(|&parent| self.store.cursor(parent)),
             copied: record.copied,
         };
         changes::report(
@@ -157,42 +157,41 @@ impl Driver for Vfs {
 }
 
 /// A snapshot beside its parent.
-struct Pair {
-    new: OwnedFd,
-    old: Option<OwnedFd>,
+struct Pair<'a> {
+    new: Cursor<'a>,
+    old: Option<Cursor<'a>>,
     /// What has an earlier change time is as it was copied.
     copied: Option<Stamp>,
 }
 
-impl Pair {
+impl Pair<'_> {
     /// What differs at each name of the directory `path`, which the parent has too if `both`.
-    fn entries(&self, path: &Path, both: bool) -> Result<Items<bool>> {
-        let new = tree::open_beneath(&self.new, path)?;
-        let old = match &self.old {
-            Some(old) if both => Some(tree::open_beneath(old, path)?),
+    fn entries(&mut self, path: &Path, both: bool) -> Result<Items<bool>> {
+        let new = self.new.go(path)?;
+        let old = match &mut self.old {
+            Some(old) if both => Some(old.go(path)?),
             _ => None,
         };
         let mut items = Vec::new();
-        if let Some(old) = &old {
+        if let Some(old) = old {
             for name in tree::names(old)? {
-                if stat(&new, &name)?.is_none() {
+                if stat(new, &name)?.is_none() {
                     items.push((name, Item::Leaf(ChangeKind::Deleted)));
                 }
             }
         }
-        for name in tree::names(&new)? {
-            let Some(mine) = stat(&new, &name)? else {
+        for name in tree::names(new)? {
+            let Some(mine) = stat(new, &name)? else {
                 continue;
             };
-            let theirs = match &old {
+            let theirs = match old {
                 Some(old) => stat(old, &name)?.map(|theirs| (old, theirs)),
                 None => None,
             };
             let kind = match &theirs {
                 None => Some(ChangeKind::Added),
-                Some((old, theirs)) => {
-                    (!self.same(&new, &mine, old, theirs, &name)?).then_some(ChangeKind::Modified)
-                }
+                Some((old, theirs)) => (!same((new, &mine), (*old, theirs), &name, self.copied)?)
+                    .then_some(ChangeKind::Modified),
             };
             if is_directory(&mine) {
                 let state = theirs.is_some_and(|(_, theirs)| is_directory(&theirs));
@@ -203,30 +202,33 @@ impl Pair {
         }
         Ok(items)
     }
-
-    /// Whether a file is as the parent has it.
-    fn same(
-        &self,
-        new: &OwnedFd,
-        mine: &Stat,
-        old: &OwnedFd,
-        theirs: &Stat,
-        name: &OsStr,
-    ) -> Result<bool> {
-        if !metadata::same_stat(mine, theirs) {
-            return Ok(false);
-        }
-        if self.copied.is_some_and(|copied| changed(mine) < copied) {
-            return Ok(true);
-        }
-        // Times and size can be set back, so look inside.
-        metadata::same_xattrs(new, old, name, metadata::every)
-            .and_then(|same| Ok(same && same_content(new, old, mine, name)?))
-            .map_err(|e| Error::os(format!("compare {name:?} with the parent's"), e))
-    }
 }
 
-fn same_content(new: &OwnedFd, old: &OwnedFd, stat: &Stat, name: &OsStr) -> Result<bool, Errno> {
+/// Whether a file is as the parent has it.
+fn same(
+    (new, mine): (BorrowedFd<'_>, &Stat),
+    (old, theirs): (BorrowedFd<'_>, &Stat),
+    name: &OsStr,
+    copied: Option<Stamp>,
+) -> Result<bool> {
+    if !metadata::same_stat(mine, theirs) {
+        return Ok(false);
+    }
+    if copied.is_some_and(|copied| changed(mine) < copied) {
+        return Ok(true);
+    }
+    // Times and size can be set back, so look inside.
+    metadata::same_xattrs(new, old, name, metadata::every)
+        .and_then(|same| Ok(same && same_content(new, old, mine, name)?))
+        .map_err(|e| Error::os(format!("compare {name:?} with the parent's"), e))
+}
+
+fn same_content(
+    new: BorrowedFd<'_>,
+    old: BorrowedFd<'_>,
+    stat: &Stat,
+    name: &OsStr,
+) -> Result<bool, Errno> {
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => {}
         FileType::Symlink => {
@@ -265,7 +267,7 @@ fn read_fully(file: &OwnedFd, buffer: &mut [u8], at: u64) -> Result<usize, Errno
     Ok(filled)
 }
 
-fn stat(directory: &OwnedFd, name: &OsStr) -> Result<Option<Stat>> {
+fn stat(directory: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Stat>> {
     match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(stat)),
         Err(Errno::NOENT) => Ok(None),

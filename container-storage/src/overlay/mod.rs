@@ -102,7 +102,7 @@ impl Overlay {
             return Ok(());
         }
         let files = self.store.open_files(record.directory)?;
-        let lowers = Lowers::open(&self.store, record, self.opaque())?;
+        let mut lowers = Lowers::new(&self.store, record, self.opaque());
         for path in options.implied_directories {
             if !path.components().all(|c| matches!(c, Component::Normal(_))) {
                 let doing = format!("use {path:?} as a directory of a layer");
@@ -181,9 +181,9 @@ impl Driver for Overlay {
     ) -> Result<()> {
         let record = self.store.get(key_or_name)?;
         let opaque = self.opaque();
-        let upper = Upper {
-            files: self.store.open_files(record.directory)?,
-            lowers: Lowers::open(&self.store, &record, opaque)?,
+        let mut upper = Upper {
+            files: self.store.cursor(record.directory),
+            lowers: Lowers::new(&self.store, &record, opaque),
             opaque,
         };
         report::report(
