@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tar::{EntryType, Header};
@@ -84,7 +85,7 @@ pub(crate) fn debian_layout() -> Option<PathBuf> {
     let layout = cache.join("debian");
     // Held until the end of the function: tests that run at the same time wait for the first.
     let lock = File::create(cache.join("debian.lock")).expect("create a lock file");
-    lock.lock().expect("lock");
+    flock(&lock, FlockOperation::LockExclusive).expect("lock");
     if layout.join("index.json").exists() {
         return Some(layout);
     }
