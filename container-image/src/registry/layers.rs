@@ -289,7 +289,7 @@ impl Transfer<'_> {
         stop: &AtomicBool,
     ) -> Result<()> {
         let doing = || format!("bring layer {} in", layer.descriptor.digest);
-        let writer = pipe.unwrap_or_else(|| super::pipe::pipe().0);
+        let mut writer = pipe.unwrap_or_else(|| super::pipe::pipe().0);
         let mut done = 0;
         loop {
             self.check(stop)?;
@@ -322,7 +322,7 @@ impl Transfer<'_> {
         feed: impl FnOnce(PipeWriter) -> Result<()>,
     ) -> Result<Unpacked> {
         let (compressed, compressed_end) = pipe();
-        let (archive, archive_end) = pipe();
+        let (mut archive, archive_end) = pipe();
         std::thread::scope(|scope| {
             let inflating = scope.spawn(move || {
                 let mut plain = layer::decompress(compressed_end)?;

@@ -18,26 +18,42 @@ pub(super) fn pipe() -> (PipeWriter, PipeReader) {
         position: 0,
         ended: false,
     };
-    (PipeWriter { full, empty }, reader)
+    let writer = PipeWriter {
+        full,
+        empty,
+        spare: None,
+    };
+    (writer, reader)
 }
 
 /// The end that is filled. Dropping it without [`PipeWriter::finish`] makes the reader fail.
 pub(super) struct PipeWriter {
     full: SyncSender<Chunk>,
     empty: Receiver<Vec<u8>>,
+    /// The buffer that nobody wanted.
+    spare: Option<Vec<u8>>,
 }
 
 impl PipeWriter {
     /// A buffer to fill.
-    pub(super) fn buffer(&self) -> Vec<u8> {
-        self.empty
-            .try_recv()
-            .unwrap_or_else(|_| vec![0; BUFFER_BYTES])
+    pub(super) fn buffer(&mut self) -> Vec<u8> {
+        let used = self.spare.take().or_else(|| self.empty.try_recv().ok());
+        used.unwrap_or_else(|| vec![0; BUFFER_BYTES])
     }
 
     /// Sends the first `filled` bytes of `buffer`, waiting for room. Tells whether anybody reads.
-    pub(super) fn send(&self, buffer: Vec<u8>, filled: usize) -> bool {
-        filled == 0 || self.full.send(Chunk { buffer, filled }).is_ok()
+    pub(super) fn send(&mut self, buffer: Vec<u8>, filled: usize) -> bool {
+        if filled == 0 {
+            self.spare = Some(buffer);
+            return true;
+        }
+        match self.full.send(Chunk { buffer, filled }) {
+            Ok(()) => true,
+            Err(refused) => {
+                self.spare = Some(refused.0.buffer);
+                false
+            }
+        }
     }
 
     /// Tells the reader that all has been sent.
@@ -71,8 +87,10 @@ impl Read for PipeReader {
             self.ended = next.filled == 0;
             let spent = std::mem::replace(&mut self.chunk, next);
             self.position = 0;
-            // A writer that has gone needs no buffers.
-            let _ = self.spent.send(spent.buffer);
+            if !spent.buffer.is_empty() {
+                // A writer that has gone needs no buffers.
+                let _ = self.spent.send(spent.buffer);
+            }
         }
         let rest = &self.chunk.buffer[self.position..self.chunk.filled];
         let count = rest.len().min(buffer.len());
@@ -97,7 +115,7 @@ mod tests {
 
     #[test]
     fn what_goes_in_comes_out_and_only_an_announced_end_is_one() {
-        let (writer, mut reader) = pipe();
+        let (mut writer, mut reader) = pipe();
         let sender = std::thread::spawn(move || {
             for byte in 0..100_u8 {
                 let mut buffer = writer.buffer();
@@ -114,8 +132,9 @@ mod tests {
             (0..100).flat_map(|byte| [byte; 3]).collect::<Vec<u8>>()
         );
 
-        let (writer, mut reader) = pipe();
-        assert!(writer.send(writer.buffer(), 1));
+        let (mut writer, mut reader) = pipe();
+        let buffer = writer.buffer();
+        assert!(writer.send(buffer, 1));
         drop(writer);
         assert!(reader.read_to_end(&mut bytes).is_err());
     }

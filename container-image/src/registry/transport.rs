@@ -206,32 +206,30 @@ impl Read for Body {
 }
 
 fn from_ureq(doing: &str, error: ureq::Error) -> Error {
-    let network =
-        |code, error: ureq::Error| Error::new(ErrorKind::Network, code, doing).with_source(error);
-    match error {
-        ureq::Error::Io(error)
-            if error
-                .get_ref()
-                .is_some_and(<dyn std::error::Error + Send + Sync>::is::<Error>) =>
-        {
-            from_io(doing, error).context(doing)
+    let network = |code| Error::new(ErrorKind::Network, code, doing);
+    let error = match error {
+        ureq::Error::Io(error) => error,
+        ureq::Error::Timeout(_) => {
+            let late = network("TimedOut").with_kind(ErrorKind::TimedOut);
+            return late.with_source(error).with_retry();
         }
-        ureq::Error::Io(error) => {
-            let refused = error.kind() == io::ErrorKind::ConnectionRefused;
-            let code = if refused {
-                "ConnectionRefused"
-            } else {
-                "ConnectionLost"
-            };
-            let lost = Error::new(ErrorKind::Network, code, doing).with_source(error);
-            if refused { lost } else { lost.with_retry() }
+        ureq::Error::HostNotFound => return network("HostNotFound").with_source(error),
+        ureq::Error::Tls(_) | ureq::Error::Rustls(_) => {
+            return network("TlsFailed").with_source(error);
         }
-        ureq::Error::Timeout(_) => network("TimedOut", error)
-            .with_kind(ErrorKind::TimedOut)
-            .with_retry(),
-        ureq::Error::HostNotFound => network("HostNotFound", error),
-        ureq::Error::Tls(_) | ureq::Error::Rustls(_) => network("TlsFailed", error),
-        error => network("BadResponse", error),
+        error => return network("BadResponse").with_source(error),
+    };
+    let cause = error.get_ref();
+    if cause.is_some_and(|cause| cause.is::<Error>()) {
+        return from_io(doing, error).context(doing);
+    }
+    if cause.is_some_and(|cause| cause.is::<rustls::Error>()) {
+        return network("TlsFailed").with_source(error);
+    }
+    match error.kind() {
+        // Nobody is there, and will hardly be in a moment.
+        io::ErrorKind::ConnectionRefused => network("ConnectionRefused").with_source(error),
+        _ => network("ConnectionLost").with_source(error).with_retry(),
     }
 }
 

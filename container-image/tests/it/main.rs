@@ -1,6 +1,10 @@
 //! Integration tests of `container-image`: public API only.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests may panic, and say what they skip")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails and skips in this way"
+)]
 
 mod builder;
 mod conformance;
@@ -10,3 +14,4 @@ mod layer;
 mod peers;
 mod registry;
 mod store;
+mod tls;

@@ -280,8 +280,12 @@ impl Read for Incoming<'_, '_> {
         let limit = usize::try_from(*left)
             .unwrap_or(usize::MAX)
             .min(buffer.len());
+        if limit == 0 {
+            // Even an empty read would wait for the client.
+            return Ok(0);
+        }
         let count = self.input.read(&mut buffer[..limit])?;
-        if count == 0 && limit > 0 {
+        if count == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         *left -= count as u64;
