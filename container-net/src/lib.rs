@@ -52,6 +52,7 @@ mod bridge;
 mod dns;
 mod error;
 mod firewall;
+mod holder;
 mod ipam;
 mod mac;
 mod netlink;

@@ -361,6 +361,8 @@ pub(crate) struct Link {
     /// The bridge that the link is a port of.
     pub(crate) controller: Option<u32>,
     pub(crate) is_bridge: bool,
+    /// Whether packets go through, as far as the kernel has noticed.
+    pub(crate) is_operational: bool,
 }
 
 impl Link {
@@ -371,8 +373,11 @@ impl Link {
         const IFLA_IFNAME: u16 = 3;
         const IFLA_LINK: u16 = 5;
         const IFLA_MASTER: u16 = 10;
+        const IFLA_OPERSTATE: u16 = 16;
         const IFLA_LINKINFO: u16 = 18;
         const IFLA_INFO_KIND: u16 = 1;
+        /// `IF_OPER_UNKNOWN`, of links that cannot tell, and `IF_OPER_UP`.
+        const OPERATIONAL: [u8; 2] = [0, 6];
         if reply.kind != RTM_NEWLINK {
             return None;
         }
@@ -390,6 +395,9 @@ impl Link {
             peer: number(IFLA_LINK),
             controller: number(IFLA_MASTER),
             is_bridge: kind.is_some_and(|kind| text(kind) == "bridge"),
+            is_operational: attribute(attributes, IFLA_OPERSTATE)
+                .and_then(<[u8]>::first)
+                .is_none_or(|state| OPERATIONAL.contains(state)),
         })
     }
 }
@@ -409,6 +417,13 @@ pub(crate) fn get_link(name: &str) -> Request {
         NLM_F_ACK,
         RouteNetlinkMessage::GetLink(message),
     )
+}
+
+/// Asks for the link that has `index`.
+pub(crate) fn get_link_by_index(index: u32) -> Request {
+    let message = LinkUnspec::new_with_index(index).build();
+    let doing = format!("look up link {index}");
+    Request::route(doing, NLM_F_ACK, RouteNetlinkMessage::GetLink(message))
 }
 
 /// Finds the link `name` in the namespace of `socket`.

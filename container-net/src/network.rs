@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::thread;
+use std::time::Duration;
 
 use ipnetwork::Ipv4Network;
 use serde::{Deserialize, Serialize};
@@ -11,10 +13,10 @@ use serde::{Deserialize, Serialize};
 use crate::firewall::Forward;
 use crate::netlink::{self, Peer, Socket};
 use crate::networks::Networks;
-use crate::port::reserve;
+use crate::port::{Protocol, reserve};
 use crate::store::Lock;
 use crate::veth::{self, Inside};
-use crate::{Error, ErrorKind, MacAddress, PortMapping, PublishedPort, Result, ipam};
+use crate::{Error, ErrorKind, MacAddress, PortMapping, PublishedPort, Result, holder, ipam};
 
 /// How the containers of a network are connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -329,7 +331,11 @@ impl Network {
                 return Err(Error::invalid("Ipv6Publish", doing));
             }
         };
-        let mut holder = None;
+        let only = mapping
+            .host_ports
+            .as_ref()
+            .is_some_and(|ports| ports.len() == 1);
+        let mut taken_by = None;
         let wishes: Box<dyn Iterator<Item = u16>> = match &mapping.host_ports {
             Some(ports) => Box::new(ports.clone()),
             None => Box::new(std::iter::repeat_n(0, RANDOM_ATTEMPTS)),
@@ -338,11 +344,12 @@ impl Network {
             if wish != 0 {
                 let other = records.port_holder(protocol, address, wish)?;
                 if other.is_some() {
-                    holder = other;
+                    taken_by = other;
                     continue;
                 }
             }
-            let Some((host_port, socket)) = reserve(protocol, address, wish)? else {
+            let Some((host_port, socket)) = reserve_patiently(protocol, address, wish, only)?
+            else {
                 continue;
             };
             if wish == 0 && records.port_holder(protocol, address, host_port)?.is_some() {
@@ -358,9 +365,13 @@ impl Network {
             };
             return Ok((port, socket));
         }
-        let holder = match holder {
+        let holder = match taken_by {
             Some(owner) => format!("container {}", owner.split('@').next().unwrap_or(&owner)),
-            None => "another program".to_owned(),
+            None => mapping
+                .host_ports
+                .as_ref()
+                .and_then(|ports| holder::process(protocol, *ports.start()))
+                .unwrap_or_else(|| "another program".to_owned()),
         };
         let doing = format!("publish {mapping}: {holder} has the port");
         Err(Error::new(ErrorKind::Busy, "PortTaken", doing))
@@ -458,6 +469,27 @@ pub(crate) const VERSION: u32 = 1;
 
 fn owner(container: &str, interface: &str) -> String {
     format!("{container}@{interface}")
+}
+
+/// Reserves a port; where it is the `only` one that will do, with a little patience: while another
+/// thread of this process starts a program, the program holds a copy of every descriptor, also of
+/// a reservation that was just closed.
+fn reserve_patiently(
+    protocol: Protocol,
+    address: Ipv4Addr,
+    port: u16,
+    only: bool,
+) -> Result<Option<(u16, OwnedFd)>> {
+    const ATTEMPTS: usize = 5;
+    const PAUSE: Duration = Duration::from_millis(4);
+    for _ in 1..if only { ATTEMPTS } else { 1 } {
+        let reserved = reserve(protocol, address, port)?;
+        if reserved.is_some() {
+            return Ok(reserved);
+        }
+        thread::sleep(PAUSE);
+    }
+    reserve(protocol, address, port)
 }
 
 /// Checks what becomes part of a file's and of a link's name.

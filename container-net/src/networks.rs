@@ -327,6 +327,7 @@ impl Networks {
         }
         if let Some(config) = &config {
             self.release(&lock, config)?;
+            self.release_firewall(&lock)?;
         }
         self.0.records.remove_network(&lock, name)?;
         store::remove(&self.document(name))
@@ -380,6 +381,7 @@ impl Networks {
                 errors.extend(self.release(lock, &config).err());
             }
         }
+        errors.extend(self.release_firewall(lock).err());
         first_of(errors)
     }
 
@@ -504,12 +506,11 @@ impl Networks {
             let unused = records
                 .owners(&config.name)
                 .is_ok_and(|owners| owners.is_empty());
-            let undone = if unused {
+            let undone = || {
                 self.release(lock, config)
-            } else {
-                Ok(())
+                    .and_then(|()| self.release_firewall(lock))
             };
-            error.with_cleanup(undone.err())
+            error.with_cleanup(unused.then(undone).and_then(Result::err))
         })
     }
 
@@ -594,6 +595,7 @@ impl Networks {
     pub(crate) fn sweep(&self, lock: &Lock) -> Result<()> {
         let attachments = self.attachments()?;
         self.0.records.sweep(lock, &attachments)?;
+        store::remove_temporaries(&self.0.options.state)?;
         let mut socket = Socket::route()?;
         let links = netlink::links(&mut socket)?;
         let mut bridges = Vec::new();
@@ -624,7 +626,7 @@ impl Networks {
         Ok(())
     }
 
-    /// Removes the bridge of a network that nobody uses, and the rules with the last one.
+    /// Removes the bridge of a network that nobody uses.
     fn release(&self, lock: &Lock, config: &NetworkConfig) -> Result<()> {
         let records = &self.0.records;
         let Some(bridge) = &config.bridge else {
@@ -633,25 +635,25 @@ impl Networks {
         if records.bridge(&bridge.interface)? == BridgeState::Unknown {
             return Ok(());
         }
-        self.firewall().remove(&Rules {
-            segments: vec![segment(bridge)],
-            ..Rules::default()
-        })?;
-        netlink::delete_link(&mut Socket::route()?, &bridge.interface)?;
-        records.set_bridge(lock, &bridge.interface, BridgeState::Unknown)?;
-        for config in self.configs()? {
-            let Some(bridge) = config.bridge else {
-                continue;
-            };
-            if records.bridge(&bridge.interface)? != BridgeState::Unknown {
-                return Ok(());
-            }
-        }
         if records.has_firewall() {
-            self.firewall().clear()?;
-            records.set_firewall(lock, false)?;
+            let rules = Rules {
+                segments: vec![segment(bridge)],
+                ..Rules::default()
+            };
+            self.firewall().remove(&rules)?;
         }
-        Ok(())
+        netlink::delete_link(&mut Socket::route()?, &bridge.interface)?;
+        records.set_bridge(lock, &bridge.interface, BridgeState::Unknown)
+    }
+
+    /// Removes the firewall's rules, if they are ours and there is no bridge any more.
+    fn release_firewall(&self, lock: &Lock) -> Result<()> {
+        let records = &self.0.records;
+        if !records.has_firewall() || records.has_bridges()? {
+            return Ok(());
+        }
+        self.firewall().clear()?;
+        records.set_firewall(lock, false)
     }
 
     /// What a new network must not overlap.

@@ -100,6 +100,10 @@ impl Records {
         )
     }
 
+    pub(crate) fn has_bridges(&self) -> Result<bool> {
+        Ok(!store::names(&self.run.join("bridges"))?.is_empty())
+    }
+
     pub(crate) fn set_bridge(
         &self,
         _lock: &Lock,
@@ -324,8 +328,16 @@ impl Records {
         self.run.join("ports").join(format!("{protocol}-{port}"))
     }
 
-    /// Removes every lease and port that none of `attachments` has.
+    /// Removes every lease and port that none of `attachments` has, and half-written files.
     pub(crate) fn sweep(&self, _lock: &Lock, attachments: &[Attachment]) -> Result<()> {
+        for name in ["", "bridges", "ports"] {
+            store::remove_temporaries(&self.run.join(name))?;
+        }
+        for parent in ["attachments", "leases"] {
+            for network in store::names(&self.run.join(parent))? {
+                store::remove_temporaries(&self.run.join(parent).join(network))?;
+            }
+        }
         for network in store::names(&self.run.join("leases"))? {
             let directory = self.run.join("leases").join(&network);
             for name in store::names(&directory)? {

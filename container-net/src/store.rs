@@ -169,25 +169,39 @@ pub(crate) fn remove_tree(path: &Path) -> Result<()> {
     }
 }
 
+/// Removes what a dead process was writing to `directory`. Nobody else may be writing there.
+pub(crate) fn remove_temporaries(directory: &Path) -> Result<()> {
+    for name in all_names(directory)? {
+        let path = directory.join(&name);
+        if name.starts_with('.') && !path.is_dir() {
+            remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
 /// The names in a directory in their order, without temporary files; none if it does not exist.
 pub(crate) fn names(path: &Path) -> Result<Vec<String>> {
+    let mut names = all_names(path)?;
+    names.retain(|name| !name.starts_with('.'));
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn all_names(path: &Path) -> Result<Vec<String>> {
     let failed = |source| Error::os(format!("list {path:?}"), source);
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
         Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(source) => return Err(failed(source)),
     };
-    let mut names = Vec::new();
-    for entry in entries {
-        let name = entry
-            .map_err(failed)?
-            .file_name()
-            .to_string_lossy()
-            .into_owned();
-        if !name.starts_with('.') {
-            names.push(name);
-        }
-    }
-    names.sort_unstable();
-    Ok(names)
+    entries
+        .map(|entry| {
+            Ok(entry
+                .map_err(failed)?
+                .file_name()
+                .to_string_lossy()
+                .into_owned())
+        })
+        .collect()
 }

@@ -1,6 +1,8 @@
 //! The wire between a container and its bridge.
 
 use std::net::Ipv4Addr;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::netlink::{self, LOOPBACK_INDEX, Link, Peer, Socket};
 use crate::{Error, ErrorKind, Result, netns};
@@ -39,14 +41,37 @@ pub(crate) fn connect(
         )
     })?;
 
-    let mut socket = netns::run_in(inside.peer.netns, Socket::route)?;
+    let mut inner = netns::run_in(inside.peer.netns, Socket::route)?;
     let mut requests = vec![
         netlink::set_up(LOOPBACK_INDEX),
         netlink::add_address(index, inside.address, inside.prefix_len),
         netlink::set_up(index),
     ];
     requests.extend(inside.gateway.map(netlink::add_default_route));
-    socket.send(requests).map(drop)
+    inner.send(requests)?;
+    wait_until_operational(socket, [link.index, bridge_index])
+}
+
+/// Waits until packets go through the host's end and the bridge. Each of them went up before there
+/// was anything behind it, and what is sent before the kernel's worker has seen the change is lost:
+/// an ARP request, say, which is repeated a second later. Since Linux 6.8 asking does the
+/// worker's work; before that it takes some microseconds. If it takes long, that is no error.
+fn wait_until_operational(socket: &mut Socket, [port, bridge]: [u32; 2]) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_millis(250);
+    const PAUSE: Duration = Duration::from_micros(100);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let requests = [port, bridge].map(netlink::get_link_by_index);
+        let replies = socket.send(requests.into())?;
+        let all = replies
+            .iter()
+            .filter_map(Link::from_reply)
+            .all(|link| link.is_operational);
+        if all || Instant::now() > deadline {
+            return Ok(());
+        }
+        thread::sleep(PAUSE);
+    }
 }
 
 fn make(socket: &mut Socket, name: &str, bridge_index: u32, peer: &Peer<'_>) -> Result<Link> {

@@ -2,13 +2,16 @@
 
 use std::collections::HashSet;
 use std::os::fd::AsFd;
-use std::sync::Barrier;
+use std::sync::{Arc, Barrier};
 use std::thread;
 
-use container_net::{AttachOptions, ErrorKind, NetworkOptions, netns};
+use container_net::{
+    AttachOptions, ErrorKind, Firewall, ForeignDrop, MacAddress, NetworkOptions, Networks, Result,
+    Rules, netns,
+};
 use serde_json::Value;
 
-use crate::world::{Container, inside, ip, privileged, tcp};
+use crate::world::{Container, inside, ip, options, privileged, tcp, with_ports};
 
 fn json(arguments: &str) -> Value {
     serde_json::from_str(&ip(arguments)).unwrap()
@@ -169,6 +172,60 @@ fn privileged_failed_attachment_leaves_nothing() {
         assert!(error.cleanup_errors().is_empty(), "{}", error.report());
         world.assert_traces(&before);
         drop(keeper);
+    });
+}
+
+/// A packet filter that has all rules and takes no port.
+#[derive(Debug)]
+struct Refusing;
+
+impl Firewall for Refusing {
+    fn exists(&self) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn replace(&self, _: &Rules) -> Result<()> {
+        Ok(())
+    }
+
+    fn add(&self, rules: &Rules) -> Result<()> {
+        if rules.forwards.is_empty() {
+            Ok(())
+        } else {
+            "no".parse::<MacAddress>().map(drop)
+        }
+    }
+
+    fn remove(&self, _: &Rules) -> Result<()> {
+        Ok(())
+    }
+
+    fn clear(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn foreign_drops(&self) -> Result<Vec<ForeignDrop>> {
+        Ok(Vec::new())
+    }
+}
+
+#[test]
+fn privileged_refused_port_undoes_the_link() {
+    privileged(|world| {
+        let before = world.traces();
+        let mut options = options(world.directory.path());
+        options.firewall = Arc::new(Refusing);
+        let networks = Networks::open(options).unwrap();
+        let netns = netns::create().unwrap();
+        let bridge = networks.get("bridge").unwrap();
+        let error = bridge
+            .attach(netns.as_fd(), &with_ports("c1", &["8080:80"]))
+            .unwrap_err();
+        assert_eq!(error.code(), "InvalidMacAddress");
+        assert!(error.cleanup_errors().is_empty());
+        assert!(!inside(&netns, || ip("-o link")).contains("eth0"));
+        networks.release_idle().unwrap();
+        world.assert_traces(&before);
     });
 }
 

@@ -86,7 +86,6 @@ fn privileged_withdrawn_port_is_free_again() {
         world.bridge().detach("c1", "eth0").unwrap();
         drop(first);
         inside(&world.outside, || assert!(no_tcp(HOST, 8080)));
-        drop(TcpListener::bind((HOST, 8080)).unwrap());
         let second = world.start("c2", &["8080:80"]);
         second.serve_tcp(80);
         inside(&world.outside, || assert!(tcp(HOST, 8080).is_some()));
@@ -106,12 +105,13 @@ fn privileged_taken_port_is_refused_and_its_holder_named() {
                 .bridge()
                 .attach(netns.as_fd(), &with_ports("c2", &[port]))
         };
+        let process = format!("process {} (", std::process::id());
         let cases = [
             ("8080:80", "first"),
             ("127.0.0.1:8080:80", "first"),
             ("8083:80", "first"),
-            ("8081:80", "another program"),
-            ("8082:80/udp", "another program"),
+            ("8081:80", process.as_str()),
+            ("8082:80/udp", process.as_str()),
         ];
         for (port, holder) in cases {
             let error = attach(port).unwrap_err();

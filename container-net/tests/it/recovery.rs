@@ -163,6 +163,78 @@ fn privileged_killed_attachments_are_recovered() {
 }
 
 #[test]
+fn privileged_attachment_killed_at_any_call_is_recovered() {
+    /// The calls that change something, in the run directory or in the kernel.
+    const CALLS: [&str; 5] = ["sendto", "rename", "unlink", "mkdir", "bind"];
+    const TEST: &str = "recovery::child_that_attaches_once";
+    if Command::new("strace")
+        .arg("-V")
+        .stdout(Stdio::null())
+        .status()
+        .is_err()
+    {
+        assert!(
+            std::env::var_os("REQUIRE_PEERS").is_none(),
+            "strace is not installed"
+        );
+        println!("skipped: strace is not installed");
+        return;
+    }
+    privileged(|world| {
+        let mut killed = 0;
+        for call in CALLS {
+            for count in 1.. {
+                let status = Command::new("strace")
+                    .args([
+                        "-f",
+                        "-qq",
+                        "-o",
+                        "/dev/null",
+                        "-e",
+                        &format!("trace={call}"),
+                        "-e",
+                    ])
+                    .arg(format!("inject={call}:signal=KILL:when={count}"))
+                    .arg(std::env::current_exe().unwrap())
+                    .args(["--exact", TEST])
+                    .env(CHILD, world.directory.path())
+                    .stdout(Stdio::null())
+                    .status()
+                    .unwrap();
+                world.networks.recover(&|_| false).unwrap();
+                world.assert_traces(&[]);
+                if status.success() {
+                    break;
+                }
+                killed += 1;
+            }
+        }
+        assert!(killed > CALLS.len(), "{killed}");
+        let container = world.start("after", &["8080:80"]);
+        container.serve_tcp(80);
+        inside(&world.outside, || assert!(tcp(HOST, 8080).is_some()));
+    });
+}
+
+#[test]
+fn child_that_attaches_once() {
+    let Some(directory) = std::env::var_os(CHILD) else {
+        return;
+    };
+    let networks = Networks::open(options(directory.as_ref())).unwrap();
+    let bridge = networks.get("bridge").unwrap();
+    let netns = container_net::netns::create().unwrap();
+    let ports = with_ports("c1", &["8080:80", "53/udp"]);
+    drop(
+        bridge
+            .attach(std::os::fd::AsFd::as_fd(&netns), &ports)
+            .unwrap(),
+    );
+    bridge.disconnect("c1", "eth0").unwrap();
+    networks.release_idle().unwrap();
+}
+
+#[test]
 fn child_that_attaches_until_it_is_killed() {
     let Some(directory) = std::env::var_os(CHILD) else {
         return;

@@ -94,11 +94,15 @@ impl World {
     pub(crate) fn traces(&self) -> Vec<String> {
         let mut traces = Vec::new();
         for line in ip("-o link").lines().chain(ip("-4 -o addr").lines()) {
-            if [" ce", " container0"]
-                .iter()
-                .any(|ours| line.contains(ours))
-            {
-                traces.push(line.to_owned());
+            let mut words = line.split_whitespace().skip(1);
+            let (name, kind) = (words.next().unwrap(), words.next().unwrap());
+            if name.starts_with("ce") || name.starts_with("container0") {
+                let address = if kind == "inet" {
+                    words.next().unwrap()
+                } else {
+                    "link"
+                };
+                traces.push(format!("{name} {address}"));
             }
         }
         for line in run("nft", "list tables").lines() {
