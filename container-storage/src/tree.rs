@@ -71,7 +71,8 @@ pub(crate) fn walk(
 pub(crate) struct Cursor<'a> {
     base: BorrowedFd<'a>,
     root: PathBuf,
-    at: Option<(PathBuf, OwnedFd)>,
+    /// The path of the directory that was opened last, and that directory.
+    at: Option<(Vec<u8>, OwnedFd)>,
 }
 
 impl<'a> Cursor<'a> {
@@ -86,17 +87,27 @@ impl<'a> Cursor<'a> {
 
     /// Opens the directory `path`; no part of it may be a link or a mount.
     pub(crate) fn go(&mut self, path: &Path) -> Result<BorrowedFd<'_>> {
-        if path.components().nth(MAX_DEPTH).is_some() {
-            let doing = format!("go deeper than {MAX_DEPTH} directories into a snapshot");
+        let path = path.as_os_str().as_bytes();
+        if path.len() > MAX_DEPTH {
+            let doing = "go down a path of more than 1 MiB in a snapshot";
             return Err(Error::new(ErrorKind::Unsupported, "TooDeep", doing));
         }
-        let opened = match &self.at {
-            Some((at, directory)) if path.starts_with(at) => {
-                open_beneath(directory, path.strip_prefix(at).unwrap_or(path))
+        let step = self.at.as_ref().and_then(|(at, directory)| {
+            let rest = path.strip_prefix(&**at)?;
+            let below = if at.is_empty() {
+                rest
+            } else {
+                rest.strip_prefix(b"/")?
+            };
+            Some((directory, below))
+        });
+        let opened = match step {
+            Some((directory, below)) => {
+                open_beneath(directory, Path::new(OsStr::from_bytes(below)))
             }
-            _ => open_beneath(self.base, &self.root.join(path)),
+            None => open_beneath(self.base, &self.root.join(OsStr::from_bytes(path))),
         };
-        Ok(self.at.insert((path.to_path_buf(), opened?)).1.as_fd())
+        Ok(self.at.insert((path.to_vec(), opened?)).1.as_fd())
     }
 }
 
@@ -379,8 +390,9 @@ const BATCH: usize = 32 * 1024;
 /// Below `PATH_MAX`, which counts the final NUL.
 const MAX_PATH: usize = 4000;
 
-/// No archive holds a tree as deep as that, and going on would cost the square of the depth.
-const MAX_DEPTH: usize = 4096;
+/// 4096 directories with names of 255 bytes. No archive holds a tree as deep as that, and going on
+/// would cost the square of the depth.
+const MAX_DEPTH: usize = 1 << 20;
 
 /// `XATTR_LIST_MAX` and `XATTR_SIZE_MAX` of `linux/limits.h`.
 const XATTR_LIST_MAX: usize = 64 * 1024;

@@ -36,92 +36,24 @@
 //! A directory without a record is only deleted when every record can be read, as a damaged one
 //! may be its own.
 
-use std::collections::HashSet;
+mod record;
+mod recover;
+#[cfg(test)]
+mod tests;
+
 use std::ffi::{OsStr, OsString};
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 
-use crate::driver::{Info, Recovered, SnapshotKind, check_name};
+use self::record::State;
+pub(crate) use self::record::{Number, Record, Stamp};
+use crate::driver::{Info, SnapshotKind, check_name};
 use crate::tree::Cursor;
 use crate::{Error, ErrorKind, Result, tree};
-
-/// The document of one snapshot.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Record {
-    version: u32,
-    /// The key or name; differs from the file's name between the two steps of a commit.
-    pub(crate) name: String,
-    pub(crate) kind: SnapshotKind,
-    pub(crate) state: State,
-    pub(crate) parent: Option<String>,
-    pub(crate) created: SystemTime,
-    /// The directory `<n>`.
-    pub(crate) directory: Number,
-    /// The directories of the parent, its parent and so on, top first, as far as they are seen.
-    /// They cannot change nor go while this record exists.
-    pub(crate) lowers: Vec<Number>,
-    /// Whether the root hides all that is below it, so that children need not look there.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(crate) opaque: bool,
-    /// When the copy of the parent was complete, where the driver copies.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) copied: Option<Stamp>,
-}
-
-impl Record {
-    pub(crate) fn info(&self) -> Info {
-        Info::new(&*self.name, self.kind, self.parent.clone(), self.created)
-    }
-}
-
-/// Whether a snapshot can be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum State {
-    /// Its files are being put in place.
-    Creating,
-    /// It is complete.
-    Ready,
-}
-
-/// A moment as the file system's own change times tell it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(crate) struct Stamp {
-    pub(crate) seconds: i64,
-    pub(crate) nanoseconds: u32,
-}
-
-/// The number that names a snapshot's directory; short, so that many lower directories fit one page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub(crate) struct Number(u32);
-
-impl Number {
-    /// A number that is very likely free; who uses it finds out.
-    fn random() -> Self {
-        // The hasher's keys come from the kernel's random numbers, once per thread, and differ
-        // from call to call. No secret hangs on them.
-        let bits = RandomState::new().build_hasher().finish();
-        Self(u32::try_from(bits >> 32).expect("half of 64 bits fits"))
-    }
-
-    fn parse(name: &OsStr) -> Option<Self> {
-        let number = u32::from_str_radix(name.to_str()?, 16).ok().map(Self)?;
-        (number.to_string().as_str() == name).then_some(number)
-    }
-}
-
-impl std::fmt::Display for Number {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:x}", self.0)
-    }
-}
 
 /// The store of one driver below one root.
 #[derive(Debug)]
@@ -400,53 +332,6 @@ impl Store {
     /// Whether there is no snapshot at all.
     pub(crate) fn is_empty(&self) -> Result<bool> {
         Ok(self.names()?.is_empty())
-    }
-
-    /// Does what the table above says.
-    pub(crate) fn recover(&self) -> Result<Recovered> {
-        let mut recovered = Recovered::default();
-        let lock = self.lock(FlockOperation::LockExclusive)?;
-        for name in self.names()? {
-            let record = match self.read(&name) {
-                Ok(record) => record,
-                Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                Err(_) => {
-                    recovered.broken.push(name);
-                    continue;
-                }
-            };
-            let Some(slot) = self.try_claim(record.directory)? else {
-                continue; // Somebody alive is at it.
-            };
-            match (record.state, slot) {
-                (State::Creating, slot) => {
-                    self.unlink_record(&name)?;
-                    if let Some(slot) = slot {
-                        self.set_aside(slot.number)?;
-                    }
-                    recovered.undone.push(name);
-                }
-                (State::Ready, None) => recovered.broken.push(name),
-                (State::Ready, Some(_)) if record.name == name => {}
-                (State::Ready, Some(_)) => match self.rename_record(&name, &record.name) {
-                    Ok(()) => recovered.finished.push(record.name),
-                    Err(_) => recovered.broken.push(name),
-                },
-            }
-        }
-        recovered.swept = self.set_orphans_aside()?.len();
-        drop(lock);
-        self.sync_records()?;
-
-        let mut errors = Vec::new();
-        for name in tree::names(&self.removing)? {
-            errors.extend(tree::remove(&self.removing, &name).err());
-        }
-        if errors.is_empty() {
-            return Ok(recovered);
-        }
-        let doing = format!("delete what dead processes left in {:?}", self.path);
-        Err(Error::new(ErrorKind::Cleanup, "Cleanup", doing).with_cleanup(errors))
     }
 
     /// Makes a directory and a record for it, in memory only.
@@ -763,31 +648,6 @@ impl Store {
                 }
             }
         }
-    }
-
-    /// Moves every directory away that no record names, if all records can be read.
-    fn set_orphans_aside(&self) -> Result<Vec<OsString>> {
-        let mut used = HashSet::new();
-        for name in self.names()? {
-            match self.read(&name) {
-                Ok(record) => {
-                    used.insert(record.directory);
-                    used.extend(record.lowers);
-                }
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(_) => return Ok(Vec::new()),
-            }
-        }
-        let mut moved = Vec::new();
-        for name in tree::names(&self.directory)? {
-            let Some(number) = Number::parse(&name).filter(|number| !used.contains(number)) else {
-                continue;
-            };
-            if let Some(Some(slot)) = self.try_claim(number)? {
-                moved.push(self.set_aside(slot.number)?);
-            }
-        }
-        Ok(moved)
     }
 
     fn sync_tree(&self, slot: &Slot<'_>) -> Result<()> {
