@@ -162,15 +162,7 @@ fn overlay(options: &[String]) -> Result<OwnedFd> {
             other => return other,
         }
     }
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new()
-            .spawn_scoped(scope, || overlay_by_name(options))
-            .map_err(|e| Error::os("start a thread to mount from", e))?;
-        thread.join().unwrap_or_else(|_| {
-            let doing = "mount overlay in a thread of its own";
-            Err(Error::new(ErrorKind::Internal, "Panic", doing))
-        })
-    })
+    overlay_by_name_in_thread(options)
 }
 
 /// Mounts with one `lowerdir+` per lower.
@@ -204,6 +196,19 @@ fn overlay_by_descriptor(options: &[String]) -> Result<OwnedFd> {
     fsconfig_create(&context).map_err(|e| fail("fsconfig(CMD_CREATE)".to_owned(), e))?;
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)
         .map_err(|e| fail("fsmount()".to_owned(), e))
+}
+
+/// Runs [`overlay_by_name`] on a thread that ends with it.
+fn overlay_by_name_in_thread(options: &[String]) -> Result<OwnedFd> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .spawn_scoped(scope, || overlay_by_name(options))
+            .map_err(|e| Error::os("start a thread to mount from", e))?;
+        thread.join().unwrap_or_else(|_| {
+            let doing = "mount overlay in a thread of its own";
+            Err(Error::new(ErrorKind::Internal, "Panic", doing))
+        })
+    })
 }
 
 /// Mounts with `mount(2)` and short relative names, as older kernels need, on a thread of its own.
@@ -356,5 +361,34 @@ mod tests {
     fn more_than_a_page_is_refused() {
         let many: Vec<String> = (0..1000).map(|n| format!("lowerdir+=/s/{n}/fs")).collect();
         assert_eq!(relative_options(&many).unwrap_err().code(), "TooManyLayers");
+    }
+
+    #[test]
+    fn privileged_older_kernels_mount_128_lowers() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skip privileged_older_kernels_mount_128_lowers: needs root");
+            return;
+        }
+        let place = tempfile::tempdir_in("/dev/shm").unwrap();
+        let path = |name: &str| place.path().join(name);
+        let mut options = Vec::new();
+        for n in (0..128).rev() {
+            std::fs::create_dir_all(path(&format!("{n}/fs"))).unwrap();
+            std::fs::write(path(&format!("{n}/fs/f{n}")), n.to_string()).unwrap();
+            options.push(format!("lowerdir+={}", path(&format!("{n}/fs")).display()));
+        }
+        options.push("ro".to_owned());
+        let mounts_before = std::fs::read("/proc/self/mountinfo").unwrap();
+        let tree = overlay_by_name_in_thread(&options).unwrap();
+        for n in 0..128 {
+            let bytes = crate::tree::read_file(&tree, &format!("f{n}"), 10).unwrap();
+            assert_eq!(bytes, n.to_string().as_bytes());
+        }
+        let refused = rustix::fs::mkdirat(&tree, "new", Mode::RWXU).unwrap_err();
+        assert_eq!(refused, Errno::ROFS);
+        assert_eq!(
+            std::fs::read("/proc/self/mountinfo").unwrap(),
+            mounts_before
+        );
     }
 }

@@ -6,5 +6,8 @@
     reason = "a test skips and fails in this way"
 )]
 
+mod choice;
 mod conformance;
+mod kill;
 mod support;
+mod view;
