@@ -249,6 +249,8 @@ struct Level {
     name: CString,
     directories: Vec<CString>,
     kept: bool,
+    /// The mode that it had, if that kept its owner from changing it.
+    closed: Option<u32>,
 }
 
 /// Removes all that is in `directory`, but what `keep` wants; tells whether anything is left.
@@ -258,7 +260,7 @@ fn empty(directory: OwnedFd, keep: &dyn Fn(u64, &[u8]) -> bool) -> Result<bool> 
     let doing = |error| Error::os("empty a directory", error);
     let top = rustix::fs::fstat(&directory).map_err(doing)?;
     let mut current = directory;
-    let mut levels = vec![level(&current, top.st_ino, c".".into(), keep).map_err(doing)?];
+    let mut levels = vec![level(&current, &top, c".".into(), keep).map_err(doing)?];
     loop {
         let Some(last) = levels.last_mut() else {
             return Ok(false);
@@ -270,13 +272,16 @@ fn empty(directory: OwnedFd, keep: &dyn Fn(u64, &[u8]) -> bool) -> Result<bool> 
                 let doing = format!("remove {name:?}: another file system is mounted there");
                 return Err(Error::new(ErrorKind::Busy, "CrossesDevice", doing));
             }
-            levels.push(level(&child, stat.st_ino, name, keep).map_err(doing)?);
+            levels.push(level(&child, &stat, name, keep).map_err(doing)?);
             current = child;
             continue;
         }
         let Some(done) = levels.pop() else {
             return Ok(false);
         };
+        if let Some(mode) = done.closed.filter(|_| done.kept) {
+            change_mode(current.as_fd(), b".", mode).map_err(doing)?;
+        }
         let Some(above) = levels.last_mut() else {
             return Ok(done.kept);
         };
@@ -299,15 +304,22 @@ fn empty(directory: OwnedFd, keep: &dyn Fn(u64, &[u8]) -> bool) -> Result<bool> 
 /// Removes the files of one directory and lists the directories in it.
 fn level(
     directory: &OwnedFd,
-    inode: u64,
+    stat: &Stat,
     name: CString,
     keep: &dyn Fn(u64, &[u8]) -> bool,
 ) -> Result<Level, Errno> {
+    let (inode, mode) = (stat.st_ino, stat.st_mode & 0o7777);
+    let closed = (mode & 0o700 != 0o700).then_some(mode);
+    if closed.is_some() {
+        rustix::fs::fchmod(directory, Mode::from_raw_mode(mode | 0o700))?;
+    }
+    let directories = Vec::new();
     let mut level = Level {
         inode,
         name,
-        directories: Vec::new(),
+        directories,
         kept: false,
+        closed,
     };
     for entry in Dir::read_from(directory)? {
         let entry = entry?;

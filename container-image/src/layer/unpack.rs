@@ -423,15 +423,12 @@ impl<'a> Unpacker<'a> {
 
     /// Takes `name` of the layers below away.
     fn gone(&mut self, above: &[u8], name: &[u8]) -> Result<()> {
+        let parent = self.parent(above)?;
         if self.options.whiteouts == Whiteouts::Apply {
-            let Some(parent) = self.existing(above)? else {
-                return Ok(());
-            };
             let (added, hasher) = (&self.added, &self.hasher);
             let keep = |inode, name: &[u8]| added.contains(&hasher.hash_one((inode, name)));
             return self.tree.remove(&parent, name, &keep);
         }
-        let parent = self.parent(above)?;
         let stat =
             lookup(parent.fd.as_fd(), name).map_err(|error| self.system("look at", name, error))?;
         let doing = |error| Error::os(format!("make the whiteout of {}", show(name)), error);
@@ -448,27 +445,15 @@ impl<'a> Unpacker<'a> {
 
     /// Takes all that the layers below have in a directory away.
     fn opaque(&mut self, path: &[u8]) -> Result<()> {
+        let parent = self.parent(path)?;
         if self.options.whiteouts == Whiteouts::Apply {
-            let Some(parent) = self.existing(path)? else {
-                return Ok(());
-            };
             let (added, hasher) = (&self.added, &self.hasher);
             let keep = |inode, name: &[u8]| added.contains(&hasher.hash_one((inode, name)));
             return self.tree.empty(&parent, &keep);
         }
-        let parent = self.parent(path)?;
         let doing = |error| Error::os(format!("make {} opaque", show(path)), error);
         let (directory, _) = make_directory(parent.fd.as_fd(), b".").map_err(doing)?;
         whiteout::set_opaque(directory.as_fd(), self.options.whiteouts).map_err(doing)
-    }
-
-    /// The directory `path` if it is there.
-    fn existing(&mut self, path: &[u8]) -> Result<Option<Rc<Parent>>> {
-        match self.tree.open(path) {
-            Ok(parent) => self.touch(path, &parent).map(|()| Some(parent)),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
-            Err(error) => Err(self.system("open", path, error)),
-        }
     }
 
     /// The directory `path`, made with all above it where it is missing.
@@ -476,8 +461,10 @@ impl<'a> Unpacker<'a> {
         if let Some(parent) = self.tree.recent(path) {
             return Ok(parent);
         }
-        if let Some(parent) = self.existing(path)? {
-            return Ok(parent);
+        match self.tree.open(path) {
+            Ok(parent) => return self.touch(path, &parent).map(|()| parent),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+            Err(error) => return Err(self.system("open", path, error)),
         }
         let (path, mut length) = self.tree.existing_part(path)?;
         let above = self.tree.open(&path[..length]);
@@ -548,15 +535,10 @@ impl<'a> Unpacker<'a> {
             Err(Errno::NOTDIR | Errno::LOOP) => {}
             result => return result.map_err(doing),
         }
-        let overlay = whiteout::opaque_xattr(self.options.whiteouts).is_some();
-        let gone = lookup(parent, name).map_err(doing)?;
-        let gone = gone.is_some_and(|stat| overlay && whiteout::is_device(&stat));
         self.tree.remove(place.parent, name, &|_, _| false)?;
         let (directory, made) = make_directory(parent, name).map_err(doing)?;
-        if gone {
-            // What the whiteout hid must not come back as the contents of the directory.
-            whiteout::set_opaque(directory.as_fd(), self.options.whiteouts).map_err(doing)?;
-        }
+        // What was there, a whiteout or a file, hid the lower layers; they must not come back.
+        whiteout::set_opaque(directory.as_fd(), self.options.whiteouts).map_err(doing)?;
         Ok((directory, made))
     }
 
