@@ -327,10 +327,11 @@ impl Networks {
         }
         if let Some(config) = &config {
             self.release(&lock, config)?;
-            self.release_firewall(&lock)?;
         }
         self.0.records.remove_network(&lock, name)?;
-        store::remove(&self.document(name))
+        store::remove(&self.document(name))?;
+        self.release_orphans(&lock)?;
+        self.release_firewall(&lock)
     }
 
     /// The attachments of all networks.
@@ -381,6 +382,7 @@ impl Networks {
                 errors.extend(self.release(lock, &config).err());
             }
         }
+        errors.extend(self.release_orphans(lock).err());
         errors.extend(self.release_firewall(lock).err());
         first_of(errors)
     }
@@ -481,7 +483,10 @@ impl Networks {
     ) -> Result<u32> {
         let records = &self.0.records;
         let interface = &bridge.interface;
-        if !self.document(&config.name).exists() {
+        if self
+            .read(&config.name)?
+            .is_none_or(|now| now.id != config.id)
+        {
             let doing = format!("use network {:?}, which was removed", config.name);
             return Err(Error::new(ErrorKind::NotFound, "NoSuchNetwork", doing));
         }
@@ -594,7 +599,8 @@ impl Networks {
     /// Removes everything that no record speaks of, and makes the firewall's rules anew.
     pub(crate) fn sweep(&self, lock: &Lock) -> Result<()> {
         let attachments = self.attachments()?;
-        self.0.records.sweep(lock, &attachments)?;
+        let unreadable = self.unreadable_owners()?;
+        self.0.records.sweep(lock, &attachments, &unreadable)?;
         store::remove_temporaries(&self.0.options.state)?;
         let mut socket = Socket::route()?;
         let links = netlink::links(&mut socket)?;
@@ -615,7 +621,10 @@ impl Networks {
                 .is_some_and(|index| bridges.contains(&index));
             let known = attachments
                 .iter()
-                .any(|known| known.host_interface == link.name);
+                .any(|known| known.host_interface == link.name)
+                || unreadable
+                    .iter()
+                    .any(|(network, owner)| self.host_interface(network, owner) == link.name);
             if ours && !known && link.name.starts_with(&prefix) {
                 netlink::delete_link(&mut socket, &link.name)?;
             }
@@ -624,6 +633,20 @@ impl Networks {
             self.rebuild_firewall(lock)?;
         }
         Ok(())
+    }
+
+    /// The attachments, by network and owner, whose records cannot be read but are not set aside, as
+    /// their containers are alive.
+    fn unreadable_owners(&self) -> Result<Vec<(String, String)>> {
+        let mut unreadable = Vec::new();
+        for network in self.0.records.networks()? {
+            for owner in self.0.records.owners(&network)? {
+                if self.0.records.attachment(&network, &owner).is_err() {
+                    unreadable.push((network.clone(), owner));
+                }
+            }
+        }
+        Ok(unreadable)
     }
 
     /// Removes the bridge of a network that nobody uses.
@@ -646,10 +669,40 @@ impl Networks {
         records.set_bridge(lock, &bridge.interface, BridgeState::Unknown)
     }
 
+    /// Removes the bridges whose network is gone, as its document could not be read. While there is
+    /// such a document still, nobody knows which bridge is whose.
+    fn release_orphans(&self, lock: &Lock) -> Result<()> {
+        let records = &self.0.records;
+        let configs = self.configs()?;
+        let documents = store::names(&self.0.options.state)?;
+        if documents
+            .iter()
+            .filter(|name| name.ends_with(".json"))
+            .count()
+            != configs.len()
+        {
+            return Ok(());
+        }
+        let known = |interface: &str| {
+            let bridges = configs.iter().filter_map(|config| config.bridge.as_ref());
+            bridges
+                .into_iter()
+                .any(|bridge| bridge.interface == interface)
+        };
+        for interface in records.bridges()? {
+            if !known(&interface) {
+                netlink::delete_link(&mut Socket::route()?, &interface)?;
+                records.set_bridge(lock, &interface, BridgeState::Unknown)?;
+                self.rebuild_firewall(lock)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes the firewall's rules, if they are ours and there is no bridge any more.
     fn release_firewall(&self, lock: &Lock) -> Result<()> {
         let records = &self.0.records;
-        if !records.has_firewall() || records.has_bridges()? {
+        if !records.has_firewall() || !records.bridges()?.is_empty() {
             return Ok(());
         }
         self.firewall().clear()?;

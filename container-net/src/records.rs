@@ -100,8 +100,9 @@ impl Records {
         )
     }
 
-    pub(crate) fn has_bridges(&self) -> Result<bool> {
-        Ok(!store::names(&self.run.join("bridges"))?.is_empty())
+    /// The interfaces of all bridges that are known.
+    pub(crate) fn bridges(&self) -> Result<Vec<String>> {
+        store::names(&self.run.join("bridges"))
     }
 
     pub(crate) fn set_bridge(
@@ -328,8 +329,14 @@ impl Records {
         self.run.join("ports").join(format!("{protocol}-{port}"))
     }
 
-    /// Removes every lease and port that none of `attachments` has, and half-written files.
-    pub(crate) fn sweep(&self, _lock: &Lock, attachments: &[Attachment]) -> Result<()> {
+    /// Removes half-written files and every lease and port that belongs neither to one of
+    /// `attachments` nor to one of the owners (network and name) whose record is `unreadable`.
+    pub(crate) fn sweep(
+        &self,
+        _lock: &Lock,
+        attachments: &[Attachment],
+        unreadable: &[(String, String)],
+    ) -> Result<()> {
         for name in ["", "bridges", "ports"] {
             store::remove_temporaries(&self.run.join(name))?;
         }
@@ -344,11 +351,13 @@ impl Records {
                 let Ok(address) = name.parse::<Ipv4Addr>() else {
                     continue;
                 };
+                let lease = directory.join(&name);
+                let holder = (network.clone(), store::read(&lease)?.unwrap_or_default());
                 let leased = attachments
                     .iter()
                     .any(|known| known.network == network && known.address == address);
-                if !leased {
-                    store::remove(&directory.join(name))?;
+                if !leased && !unreadable.contains(&holder) {
+                    store::remove(&lease)?;
                 }
             }
         }
@@ -362,16 +371,18 @@ impl Records {
             let mut holders = self.port_holders(protocol, port)?;
             let before = holders.len();
             holders.retain(|(address, owner)| {
-                attachments.iter().any(|known| {
-                    known.owner() == *owner
-                        && known.ports.iter().any(|published| {
-                            (
-                                published.protocol,
-                                published.host_address,
-                                published.host_port,
-                            ) == (protocol, *address, port)
-                        })
-                })
+                let is_unreadable = unreadable.iter().any(|(_, other)| other == owner);
+                is_unreadable
+                    || attachments.iter().any(|known| {
+                        known.owner() == *owner
+                            && known.ports.iter().any(|published| {
+                                (
+                                    published.protocol,
+                                    published.host_address,
+                                    published.host_port,
+                                ) == (protocol, *address, port)
+                            })
+                    })
             });
             if holders.len() != before || holders.is_empty() {
                 self.write_port_holders(protocol, port, &holders)?;

@@ -232,7 +232,21 @@ fn privileged_broken_document_spoils_no_other() {
             drop(world.start("c1", &[]));
             world.bridge().detach("c1", "eth0").unwrap();
         }
+        // One that was used before leaves no bridge.
+        let network = world.networks.create(&NetworkOptions::new("used")).unwrap();
+        let container = Container::start(&network, &AttachOptions::new("c2"));
+        std::fs::write(world.directory.path().join("state/used.json"), "{").unwrap();
+        assert_eq!(
+            world.networks.remove("used").unwrap_err().code(),
+            "NetworkInUse"
+        );
+        world.networks.recover(&|_| true).unwrap();
+        assert!(ip("-o link").contains("ce-"));
+        drop(container);
+        world.networks.recover(&|_| false).unwrap();
         world.networks.remove("mine").unwrap();
+        world.networks.remove("used").unwrap();
         assert!(!path.exists());
+        world.assert_traces(&[]);
     });
 }

@@ -114,6 +114,34 @@ fn privileged_broken_record_is_set_aside() {
 }
 
 #[test]
+fn privileged_living_container_with_a_broken_record_stays_connected() {
+    privileged(|world| {
+        let broken = world.start("broken", &["8080:80"]);
+        let other = world.start("other", &[]);
+        broken.serve_tcp(80);
+        let record = world
+            .directory
+            .path()
+            .join("run/attachments/bridge/broken@eth0.json");
+        std::fs::write(&record, "{").unwrap();
+        let recovered = world.networks.recover(&|_| true).unwrap();
+        assert_eq!(recovered, Recovered::default());
+        assert!(inside(&other.netns, || tcp(broken.address(), 80)).is_some());
+        // Nobody else gets its address or port.
+        let third = world.start("third", &["8081-8085:80"]);
+        assert_ne!(third.address(), broken.address());
+        drop((broken, other, third));
+        let error = world.bridge().attach(
+            std::os::fd::AsFd::as_fd(&container_net::netns::create().unwrap()),
+            &with_ports("fourth", &["8080:80"]),
+        );
+        assert_eq!(error.unwrap_err().code(), "PortTaken");
+        world.networks.recover(&|_| false).unwrap();
+        world.assert_traces(&[]);
+    });
+}
+
+#[test]
 fn privileged_attachment_in_the_making_is_left_alone() {
     privileged(|world| {
         thread::scope(|scope| {
