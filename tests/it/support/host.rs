@@ -7,7 +7,7 @@
 //! descriptor or by a mount of nsfs, and so is found as one of these. Control groups are the host's: there, only
 //! those below a group that carries the test's name count.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,7 +18,7 @@ use super::peers;
 
 /// How long the kernel may take to undo in the background what was closed: a veth pair goes with the last reference
 /// to its network namespace, a killed process with its parent's wait.
-const SETTLE: Duration = Duration::from_secs(5);
+pub(crate) const SETTLE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(20);
 
 /// Directories where programs leave sockets, locks and temporaries.
@@ -134,6 +134,13 @@ pub(crate) fn cgroup_mounts() -> Vec<PathBuf> {
     mounts.map(|mount| mount.point.into()).collect()
 }
 
+/// Removes all control groups called `name` with those below them, as far as no process is in them.
+pub(crate) fn remove_cgroups(name: &str) {
+    for group in cgroups(name).iter().rev() {
+        let _ = fs::remove_dir(group);
+    }
+}
+
 /// The fields of a line of `mountinfo` that tell one mount from another.
 ///
 /// # References
@@ -173,23 +180,41 @@ fn note_mounts(things: &mut BTreeMap<String, usize>) {
 }
 
 fn note_network(things: &mut BTreeMap<String, usize>) {
-    for (kind, file, header_lines) in [
-        ("link", "dev", 2),
-        ("route", "route", 1),
-        ("IPv6 address", "if_inet6", 0),
-    ] {
-        for line in read(&format!("/proc/thread-self/net/{file}"))
-            .lines()
-            .skip(header_lines)
-        {
-            let text = if kind == "link" {
-                line.split(':').next().unwrap_or(line)
-            } else {
-                line
-            };
-            note(things, format!("{kind} {}", text.trim()));
+    // A file is missing where the kernel is without that protocol.
+    let table = |name: &str| {
+        fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default()
+    };
+    for line in table("dev").lines().skip(2) {
+        note(
+            things,
+            format!("link {}", line.split(':').next().unwrap_or(line).trim()),
+        );
+    }
+    for line in table("route").lines().skip(1) {
+        note(things, format!("route {}", line.trim()));
+    }
+    for address in local_addresses(&table("fib_trie")) {
+        note(things, format!("IPv4 address {address}"));
+    }
+    for line in table("if_inet6").lines() {
+        note(things, format!("IPv6 address {}", line.trim()));
+    }
+}
+
+/// The host's own addresses in a `fib_trie`, which shows a leaf's address on the line before what it is.
+fn local_addresses(trie: &str) -> BTreeSet<&str> {
+    let mut leaf = "";
+    let mut addresses = BTreeSet::new();
+    for line in trie.lines() {
+        match line.trim().strip_prefix("|-- ") {
+            Some(address) => leaf = address,
+            None if line.ends_with("/32 host LOCAL") => {
+                addresses.insert(leaf);
+            }
+            None => {}
         }
     }
+    addresses
 }
 
 fn note_tables(things: &mut BTreeMap<String, usize>) {
@@ -237,13 +262,22 @@ fn describe_process(pid: u32) -> Option<String> {
 }
 
 fn note_cgroups(name: &str, things: &mut BTreeMap<String, usize>) {
+    for group in cgroups(name) {
+        note(things, format!("cgroup {}", group.display()));
+    }
+}
+
+/// All control groups called `name` with those below them, parents first.
+pub(crate) fn cgroups(name: &str) -> Vec<PathBuf> {
+    let mut groups = Vec::new();
     for mount in cgroup_mounts() {
         visit_dirs(&mount, &mut |dir| {
             if dir.components().any(|part| part.as_os_str() == name) {
-                note(things, format!("cgroup {}", dir.display()));
+                groups.push(dir.to_owned());
             }
         });
     }
+    groups
 }
 
 /// Descriptors of this process by what they refer to; sockets, pipes and the like by kind, as their numbers differ.
@@ -367,15 +401,13 @@ mod tests {
             finds(place, route, "route lo", |()| {
                 run("ip", &["route", "delete", "198.51.100.0/24"])
             });
-            let address = || {
-                run(
-                    "ip",
-                    &["address", "add", "2001:db8::1/64", "dev", "lo", "nodad"],
-                )
-            };
-            finds(place, address, "IPv6 address 20010db8", |()| {
-                run("ip", &["address", "delete", "2001:db8::1/64", "dev", "lo"]);
-            });
+            for (address, named) in [
+                ("192.0.2.1/32", "IPv4 address 192.0.2.1"),
+                ("2001:db8::1/128", "IPv6 address 20010db8"),
+            ] {
+                let change = |verb: &str| run("ip", &["address", verb, address, "dev", "lo"]);
+                finds(place, || change("add"), named, |()| change("delete"));
+            }
         });
     }
 

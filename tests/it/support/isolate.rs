@@ -21,13 +21,17 @@ use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType};
 
-use super::host::{Host, other_processes};
+use super::host::{Host, SETTLE, other_processes, remove_cgroups};
 use super::skip;
 
 /// Names the stage of an isolated test to the program that is executed again.
 const STAGE: &str = "CONTAINER_ENGINE_TEST_STAGE";
 /// Carries the name of the test's control group from the first stage to the last.
 const CGROUP: &str = "CONTAINER_ENGINE_TEST_CGROUP";
+
+/// When a body that hangs is given up.
+const BODY_LIMIT: Duration = Duration::from_secs(600);
+const POLL: Duration = Duration::from_millis(5);
 
 /// A test's own ground; see [`isolated`].
 #[derive(Debug)]
@@ -77,18 +81,21 @@ pub(crate) fn isolated<F: FnOnce(&Place)>(body: F) {
 
 /// Executes this program as process 1 of new namespaces, for the one test, and passes its result on.
 fn start_init(test: &str) {
+    let cgroup = unique_name();
     // A namespace belongs to the thread that asks for it, and this one ends with the call.
     let output = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWPID)
                 .expect("unshare");
-            again("init", test)
-                .env(CGROUP, unique_name())
+            let mut init = again("init", test);
+            init.env(CGROUP, &cgroup)
                 .output()
                 .expect("execute this program again")
         });
         thread.join().expect("the thread in new namespaces")
     });
+    // A body that failed half-way: all else of it went with its namespaces.
+    remove_cgroups(&cgroup);
     relay(&output);
     assert!(
         output.status.success(),
@@ -103,10 +110,6 @@ fn start_init(test: &str) {
 }
 
 /// Prepares the namespaces, runs the body in a child, reaps, and fails if other processes remain.
-#[expect(
-    clippy::zombie_processes,
-    reason = "the body is reaped with all other children"
-)]
 fn be_init(test: &str) {
     prepare_mounts();
     set_loopback_up();
@@ -118,15 +121,28 @@ fn be_init(test: &str) {
     body.env("HOME", home)
         .env("TMPDIR", temporary)
         .env_remove("XDG_RUNTIME_DIR");
-    let body = body.spawn().expect("execute this program again");
+    let body = body
+        .spawn()
+        .expect("execute this program again")
+        .id()
+        .cast_signed();
 
-    let status = reap_until(body.id());
+    let end = Instant::now() + BODY_LIMIT;
+    let status = loop {
+        match reap() {
+            Some((pid, status)) if pid == body => break status,
+            Some(_) => {}
+            None => assert!(
+                Instant::now() < end,
+                "the body takes longer than {BODY_LIMIT:?}"
+            ),
+        }
+    };
     // What the body left to die gets as long as the check in it would have given.
-    let end = Instant::now() + Duration::from_secs(5);
+    let end = Instant::now() + SETTLE;
     let mut others = other_processes();
     while !others.is_empty() && Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(20));
-        while matches!(reap(WaitPidFlag::WNOHANG), Some(pid_and_status) if pid_and_status.0 != 0) {}
+        reap();
         others = other_processes();
     }
     assert!(status.success(), "the body ended with {status}");
@@ -298,25 +314,17 @@ fn set_loopback_up() {
     );
 }
 
-/// Reaps whatever ends until the process `pid` does.
-fn reap_until(pid: u32) -> ExitStatus {
-    loop {
-        let (ended, status) = reap(WaitPidFlag::empty()).expect("the body is still a child");
-        if ended == pid.cast_signed() {
-            return status;
-        }
-    }
-}
-
-/// Waits for any child: its process number, 0 if none has ended yet, and its status; nothing if there is no child.
-fn reap(flags: WaitPidFlag) -> Option<(i32, ExitStatus)> {
-    match waitpid(None, Some(flags)) {
+/// Waits a moment for any child to end: its process number and status.
+fn reap() -> Option<(i32, ExitStatus)> {
+    match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
         Ok(WaitStatus::Exited(pid, code)) => Some((pid.as_raw(), ExitStatus::from_raw(code << 8))),
         Ok(WaitStatus::Signaled(pid, signal, _)) => {
             Some((pid.as_raw(), ExitStatus::from_raw(signal as i32)))
         }
-        Ok(_) => Some((0, ExitStatus::default())),
-        Err(_) => None,
+        _ => {
+            std::thread::sleep(POLL);
+            None
+        }
     }
 }
 
@@ -326,6 +334,7 @@ mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     use super::*;
+    use crate::support::host::{cgroup_mounts, cgroups};
 
     #[test]
     fn privileged_isolated_tests_have_their_own_ground() {
@@ -354,7 +363,19 @@ mod tests {
 
     #[test]
     fn privileged_isolated_test_fails_with_its_body() {
-        assert_fails(|| isolated(|_| panic!("as it should")));
+        let name = "container-engine-left-by-a-panic";
+        let leak = || {
+            isolated(|place| {
+                for mount in cgroup_mounts() {
+                    fs::create_dir_all(mount.join(place.cgroup()).join(name)).unwrap();
+                }
+                panic!("as it should");
+            });
+        };
+        assert_fails(leak);
+        if std::env::var(STAGE).is_err() {
+            assert_eq!(cgroups(name), [""; 0].map(PathBuf::from));
+        }
     }
 
     #[test]
