@@ -1,4 +1,39 @@
 //! Container images: references, manifests, layers, an OCI-layout store and a registry client.
+//!
+//! A [`Store`] keeps images as an OCI image layout that any OCI tool can read. [`pull`] brings an
+//! image from a registry into it, and its unpacked layers into a [`LayerSink`], in one pass; [`push`]
+//! sends one back. [`layer`] turns archives into directories and directories into archives. All calls
+//! block; none needs a runtime, a daemon or another program.
+//!
+//! ```no_run
+//! use container_image::{PullOptions, Reference, Store, pull};
+//!
+//! let store = Store::open("/var/lib/images")?;
+//! let reference: Reference = "debian:bookworm".parse()?;
+//! let image = pull(&reference, &store, &PullOptions::default(), None)?.image;
+//! for layer in image.layers() {
+//!     println!("{} {}", layer.diff_id, layer.descriptor.size_bytes);
+//! }
+//! # Ok::<(), container_image::Error>(())
+//! ```
+//!
+//! # Trust
+//!
+//! Registries, and all that comes from them, are not trusted: documents have bounds and one meaning,
+//! and nothing becomes visible before its size and digest are right. The directory of a store belongs
+//! to its owner alone and is trusted as far as it holds no links; blobs are verified whenever they are
+//! read. Connections are encrypted and verified, except to loopback and to registries that the caller
+//! lists as insecure; credentials go to the registry that they are for.
+//!
+//! # Features
+//!
+//! - `server`: an embeddable registry, `server::Server`.
+//!
+//! # Terms
+//!
+//! A *digest* names exact bytes, a *descriptor* adds media type and size. A *diff ID* is the digest of
+//! an uncompressed layer, a *chain ID* that of a layer with all below it, the *image ID* that of the
+//! config. Lists of layers begin with the base.
 
 mod error;
 pub use error::{Error, ErrorKind, Result};

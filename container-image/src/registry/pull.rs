@@ -115,19 +115,31 @@ pub fn pull(
     let mut worked = transfer.run().map_err(doing)?;
 
     let manifest = image.manifest();
-    for (descriptor, raw) in [
+    let mut documents = vec![
         (manifest.config(), image.config_raw()),
         (manifest.descriptor(), manifest.raw()),
-    ] {
-        worked |= !store.contains(descriptor)?;
-        lease.put(descriptor.media_type.clone(), raw)?;
+    ];
+    documents.extend(
+        found
+            .index
+            .as_ref()
+            .map(|(descriptor, raw)| (descriptor, &raw[..])),
+    );
+    for (descriptor, raw) in documents {
+        lease.protect(descriptor.digest)?;
+        if store.read_document(descriptor.digest)?.is_none() {
+            worked = true;
+            lease.put(descriptor.media_type.clone(), raw)?;
+        }
     }
-    if let Some((descriptor, raw)) = found.index {
-        lease.put(descriptor.media_type, &raw)?;
+    let name = name_of(reference);
+    let same = |before: Image| {
+        before.digest() == image.digest() && before.index_digest() == image.index_digest()
+    };
+    if worked || !store.resolve(&name).is_ok_and(same) {
+        worked = true;
+        store.tag(&image, &name)?;
     }
-    let before = store.resolve(reference).ok();
-    worked |= before.is_none_or(|before| before.digest() != image.digest());
-    store.tag(&image, &name_of(reference))?;
     let status = if worked {
         PullStatus::Downloaded
     } else {

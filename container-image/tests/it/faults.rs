@@ -410,6 +410,34 @@ fn a_redirect_to_plain_http_elsewhere_is_not_followed() {
 }
 
 #[test]
+fn a_lying_digest_header_is_not_believed() {
+    let server = serve();
+    let (reference, image, _dir) = published(&server, "app", 1_000);
+    let headers = vec![
+        ("Content-Type".into(), MediaType::MANIFEST.to_string()),
+        (
+            "Docker-Content-Digest".into(),
+            Digest::of("another").to_string(),
+        ),
+    ];
+    let body = image.manifest().raw().to_vec();
+    server.inject(
+        "GET",
+        "/manifests/",
+        1,
+        Fault::Answer {
+            status: 200,
+            headers,
+            body,
+        },
+    );
+    let target = temp_dir();
+    let store = open_store(target.path());
+    let pulled = pull(&reference, &store, &pull_options(), None).unwrap();
+    assert_eq!(pulled.image.digest(), image.digest());
+}
+
+#[test]
 fn foreign_urls_of_layers_are_not_fetched() {
     let (server, foreign) = (serve(), serve());
     let reference = reference_at(&server, "app");
