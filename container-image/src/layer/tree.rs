@@ -76,7 +76,7 @@ impl<'a> Tree<'a> {
     ///
     /// Gives a path that means the same (dangling links on the way are replaced by what they point
     /// to) and the length of that part.
-    pub(super) fn existing_part(&mut self, path: &[u8]) -> Result<(Vec<u8>, usize)> {
+    pub(super) fn existing_part(&self, path: &[u8]) -> Result<(Vec<u8>, usize)> {
         let mut path = path.to_vec();
         for _ in 0..MAX_LINKS {
             let length = self.longest_directory(&path)?;
@@ -86,8 +86,10 @@ impl<'a> Tree<'a> {
             }
             let name = rest.split(|byte| *byte == b'/').next().unwrap_or(rest);
             let doing = |error| Error::os(format!("resolve {}", show(&path)), error);
-            let parent = self.open(&path[..length]).map_err(doing)?;
-            let target = match rustix::fs::readlinkat(&parent.fd, name, Vec::new()) {
+            let parent = self
+                .resolve(&path[..length], OFlags::PATH, ResolveFlags::IN_ROOT)
+                .map_err(doing)?;
+            let target = match rustix::fs::readlinkat(&parent, name, Vec::new()) {
                 Ok(target) => target.into_bytes(),
                 Err(Errno::NOENT | Errno::INVAL) => return Ok((path, length)),
                 Err(error) => return Err(doing(error)),

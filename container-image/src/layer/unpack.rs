@@ -43,6 +43,9 @@ pub struct Unpacked {
     pub skipped_devices: u64,
     /// Extended attributes that are never taken over or that the file system refused.
     pub skipped_xattrs: u64,
+    /// Whether the layer hides all layers below it. Overlayfs takes no notice of such a mark on the
+    /// root of a layer: with the overlay forms, the layers below must not be mounted.
+    pub opaque_root: bool,
     /// Directories that have no entry of their own and were made for what lies in them, and `.`
     /// where the root has no entry. Their metadata is that of the layer below.
     ///
@@ -108,6 +111,8 @@ struct Unpacker<'a> {
     /// Hashes of (inode of the directory, name) for all that this layer brought.
     added: HashSet<u64>,
     hasher: RandomState,
+    /// Inodes of directories in which nothing of the layers below is left.
+    cleared: HashSet<u64>,
 }
 
 /// What a directory gets at the end.
@@ -132,6 +137,7 @@ impl<'a> Unpacker<'a> {
             name_bytes: 0,
             added: HashSet::new(),
             hasher: RandomState::new(),
+            cleared: HashSet::new(),
         }
     }
 
@@ -357,7 +363,7 @@ impl<'a> Unpacker<'a> {
         let stat = lookup(from.as_fd(), if target.is_empty() { b"." } else { target })
             .map_err(|error| self.system("find the target of", place.path, error))?
             .ok_or_else(|| invalid("there is no such file"))?;
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        if is_directory(&stat) {
             return Err(invalid("it is a directory"));
         }
         let overlay = whiteout::opaque_xattr(self.options.whiteouts).is_some();
@@ -424,18 +430,22 @@ impl<'a> Unpacker<'a> {
     /// Takes `name` of the layers below away.
     fn gone(&mut self, above: &[u8], name: &[u8]) -> Result<()> {
         let parent = self.parent(above)?;
+        let stat =
+            lookup(parent.fd.as_fd(), name).map_err(|error| self.system("look at", name, error))?;
         if self.options.whiteouts == Whiteouts::Apply {
+            let directory = stat.filter(is_directory);
+            if directory.is_some_and(|stat| !self.cleared.insert(stat.st_ino)) {
+                return Ok(());
+            }
             let (added, hasher) = (&self.added, &self.hasher);
             let keep = |inode, name: &[u8]| added.contains(&hasher.hash_one((inode, name)));
             return self.tree.remove(&parent, name, &keep);
         }
-        let stat =
-            lookup(parent.fd.as_fd(), name).map_err(|error| self.system("look at", name, error))?;
         let doing = |error| Error::os(format!("make the whiteout of {}", show(name)), error);
-        match stat.map(|stat| FileType::from_raw_mode(stat.st_mode)) {
+        match stat {
             None => whiteout::set_gone(parent.fd.as_fd(), name).map_err(doing),
             // The layer has a directory there: only what is below it is gone.
-            Some(FileType::Directory) => {
+            Some(stat) if is_directory(&stat) => {
                 let (directory, _) = make_directory(parent.fd.as_fd(), name).map_err(doing)?;
                 whiteout::set_opaque(directory.as_fd(), self.options.whiteouts).map_err(doing)
             }
@@ -445,8 +455,12 @@ impl<'a> Unpacker<'a> {
 
     /// Takes all that the layers below have in a directory away.
     fn opaque(&mut self, path: &[u8]) -> Result<()> {
+        self.unpacked.opaque_root |= path.is_empty();
         let parent = self.parent(path)?;
         if self.options.whiteouts == Whiteouts::Apply {
+            if !self.cleared.insert(parent.stat.st_ino) {
+                return Ok(());
+            }
             let (added, hasher) = (&self.added, &self.hasher);
             let keep = |inode, name: &[u8]| added.contains(&hasher.hash_one((inode, name)));
             return self.tree.empty(&parent, &keep);
@@ -678,6 +692,10 @@ fn timestamps(mtime: Timestamp) -> Timestamps {
         last_access: time,
         last_modification: time,
     }
+}
+
+fn is_directory(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::Directory
 }
 
 fn same_file(one: &Stat, other: &Stat) -> bool {

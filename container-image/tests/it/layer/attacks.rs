@@ -2,10 +2,13 @@
 
 use super::*;
 
+/// A name, the members of an archive, and how unpacking ends.
+type Case = (&'static str, Vec<Vec<u8>>, Result<(), &'static str>);
+
 #[test]
 fn nothing_outside_the_root_is_read_or_changed() {
     // Names are relative to "root"; "OUT" stands for the path of the directory beside it.
-    let cases: Vec<(&str, Vec<Vec<u8>>, Result<(), &str>)> = vec![
+    let cases: Vec<Case> = vec![
         (
             "file through a relative link",
             vec![link("l", "../outside"), file("l/secret")],
@@ -444,4 +447,17 @@ fn random_archives_neither_panic_nor_escape() {
             }
         }
     }
+}
+
+#[test]
+fn deleting_the_same_again_costs_nothing() {
+    let sandbox = Sandbox::new();
+    let mut members: Vec<_> = (0..5000).map(|index| file(&format!("d/{index}"))).collect();
+    for _ in 0..5000 {
+        members.push(file("d/.wh..wh..opq"));
+        members.push(file(".wh.d"));
+    }
+    let bytes = archive(&members);
+    sandbox.unpack(&bytes, &options(Whiteouts::Apply)).unwrap();
+    assert_eq!(names(&sandbox.root()).len(), 5001);
 }

@@ -264,3 +264,26 @@ fn random_layer(random: &mut Random, whiteouts: bool) -> Vec<u8> {
     }
     archive(&members)
 }
+
+#[test]
+fn all_names_of_a_file_can_be_deleted() {
+    let sandbox = Sandbox::new();
+    let below = archive(&[file("f"), hard_link("g", "f"), hard_link("h", "f")]);
+    sandbox.unpack(&below, &options(Whiteouts::Apply)).unwrap();
+    let above = archive(&[file(".wh.f"), file(".wh.g")]);
+    sandbox.unpack(&above, &options(Whiteouts::Apply)).unwrap();
+    assert_eq!(names(&sandbox.root()), ["h"]);
+}
+
+#[test]
+fn an_opaque_root_is_told() {
+    for form in FORMS {
+        let sandbox = Sandbox::new();
+        let bytes = archive(&[file("d/.wh..wh..opq")]);
+        assert!(!sandbox.unpack(&bytes, &options(form)).unwrap().opaque_root);
+        let unpacked = sandbox
+            .unpack(&archive(&[file(".wh..wh..opq")]), &options(form))
+            .unwrap();
+        assert_eq!(unpacked.opaque_root, form != Whiteouts::Keep);
+    }
+}
