@@ -66,6 +66,20 @@ fn privileged_flushed_rules_are_healed() {
 }
 
 #[test]
+fn privileged_bridge_that_somebody_deleted_is_made_again() {
+    privileged(|world| {
+        let first = world.start("c1", &["8080:80"]);
+        ip("link delete container0");
+        let second = world.start("c2", &["8081:80"]);
+        second.serve_tcp(80);
+        inside(&world.outside, || assert!(tcp(HOST, 8081).is_some()));
+        drop((first, second));
+        world.networks.recover(&|_| false).unwrap();
+        world.assert_traces(&[]);
+    });
+}
+
+#[test]
 fn privileged_after_a_reboot_nothing_is_leased() {
     privileged(|world| {
         for number in 0..3 {
