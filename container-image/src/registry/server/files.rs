@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::lock;
@@ -14,7 +15,7 @@ pub(super) enum Files {
     Directory(PathBuf),
     Memory {
         files: Mutex<BTreeMap<String, Arc<[u8]>>>,
-        limit: u64,
+        room: Arc<Room>,
     },
 }
 
@@ -27,7 +28,7 @@ pub(super) enum Draft {
     },
     Memory {
         bytes: Vec<u8>,
-        limit: u64,
+        room: Arc<Room>,
     },
 }
 
@@ -40,7 +41,7 @@ impl Files {
     pub(super) fn in_memory(limit: u64) -> Self {
         Self::Memory {
             files: Mutex::default(),
-            limit,
+            room: Arc::new(Room(AtomicU64::new(limit))),
         }
     }
 
@@ -103,13 +104,10 @@ impl Files {
                     size: 0,
                 })
             }
-            Self::Memory { files, limit } => {
-                let used: u64 = lock(files).values().map(|bytes| bytes.len() as u64).sum();
-                Ok(Draft::Memory {
-                    bytes: Vec::new(),
-                    limit: limit.saturating_sub(used),
-                })
-            }
+            Self::Memory { room, .. } => Ok(Draft::Memory {
+                bytes: Vec::new(),
+                room: room.clone(),
+            }),
         }
     }
 
@@ -126,9 +124,11 @@ impl Files {
                 }
                 Ok(())
             }
-            (Self::Memory { files, .. }, Draft::Memory { bytes, .. }) => {
+            (Self::Memory { files, .. }, Draft::Memory { bytes, room }) => {
                 let bytes = std::mem::take(bytes);
-                lock(files).insert(key.to_owned(), bytes.into());
+                if let Some(before) = lock(files).insert(key.to_owned(), bytes.into()) {
+                    room.free(before.len());
+                }
                 Ok(())
             }
             _ => Err(io::ErrorKind::InvalidInput.into()),
@@ -148,8 +148,10 @@ impl Files {
                 Err(error) if !is_missing(&error) => Err(error),
                 _ => Ok(()),
             },
-            Self::Memory { files, .. } => {
-                lock(files).remove(key);
+            Self::Memory { files, room } => {
+                if let Some(before) = lock(files).remove(key) {
+                    room.free(before.len());
+                }
                 Ok(())
             }
         }
@@ -214,10 +216,8 @@ impl Write for Draft {
                 *size += count as u64;
                 Ok(count)
             }
-            Self::Memory { bytes, limit } => {
-                if (bytes.len() + input.len()) as u64 > *limit {
-                    return Err(io::ErrorKind::StorageFull.into());
-                }
+            Self::Memory { bytes, room } => {
+                room.take(input.len())?;
                 bytes.extend_from_slice(input);
                 Ok(input.len())
             }
@@ -231,10 +231,31 @@ impl Write for Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        if let Self::Directory { path, .. } = self {
+        match self {
             // Gone already if it was published.
-            let _ = fs::remove_file(path);
+            Self::Directory { path, .. } => drop(fs::remove_file(path)),
+            Self::Memory { bytes, room } => room.free(bytes.len()),
         }
+    }
+}
+
+/// How many bytes may still be kept in memory, drafts included.
+pub(super) struct Room(AtomicU64);
+
+impl Room {
+    fn take(&self, count: usize) -> io::Result<()> {
+        let less = |left: u64| left.checked_sub(count as u64);
+        match self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
+        {
+            Ok(_) => Ok(()),
+            Err(_) => Err(io::ErrorKind::StorageFull.into()),
+        }
+    }
+
+    fn free(&self, count: usize) {
+        self.0.fetch_add(count as u64, Ordering::Relaxed);
     }
 }
 
@@ -244,4 +265,25 @@ fn is_missing(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_bounded_and_given_back() {
+        let files = Files::in_memory(10);
+        files.put("a", b"12345").unwrap();
+        files.put("a", b"12345").unwrap();
+        let mut draft = files.draft().unwrap();
+        draft.write_all(b"12345").unwrap();
+        let full = files.put("b", b"1").unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+        drop(draft);
+        files.put("b", b"12345").unwrap();
+        files.remove("a").unwrap();
+        files.put("c", b"12345").unwrap();
+        assert_eq!(files.list("x").unwrap(), Vec::<String>::new());
+    }
 }
