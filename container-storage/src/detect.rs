@@ -55,13 +55,21 @@ pub fn open(root: impl AsRef<Path>, options: &DriverOptions) -> Result<Box<dyn D
 
 /// Tries whether the driver `kind` can keep a store at `root`, by doing once what it needs there.
 ///
-/// Makes `root` if it does not exist; leaves nothing else behind.
+/// Makes `root` if it does not exist, and the lock file in it; leaves nothing else behind.
 ///
 /// # Errors
 /// `Unsupported`, with the reason in words; any error in making the directory.
 pub fn probe(root: impl AsRef<Path>, kind: Kind) -> Result<()> {
     let root = root.as_ref();
     store::make_private_directory(root)?;
+    let _lock = rustix::fs::open(root, DIRECTORY, Mode::empty())
+        .and_then(|directory| store::lock(directory, FlockOperation::LockExclusive))
+        .map_err(|e| Error::os(format!("lock {root:?}"), e))?;
+    probe_locked(root, kind)
+}
+
+/// What [`probe`] does, where the store's root is locked already.
+fn probe_locked(root: &Path, kind: Kind) -> Result<()> {
     let unsupported = |why: &str| {
         let doing = format!("use storage driver {kind} at {root:?}: {why}");
         Err(Error::new(
@@ -97,7 +105,7 @@ impl Choice {
     fn make(root: &Path, wanted: Option<Kind>) -> Result<Self> {
         let kind = match wanted {
             Some(kind) => {
-                probe(root, kind)?;
+                probe_locked(root, kind)?;
                 kind
             }
             None => best(root)?,
@@ -161,7 +169,7 @@ impl Choice {
 /// The first kind of the order of preference that the host supports.
 fn best(root: &Path) -> Result<Kind> {
     for kind in PREFERENCE {
-        match probe(root, kind) {
+        match probe_locked(root, kind) {
             Err(error) if error.kind() == ErrorKind::Unsupported => {
                 tracing::debug!(why = error.report(), "a storage driver is passed over");
             }
@@ -173,19 +181,12 @@ fn best(root: &Path) -> Result<Kind> {
 
 /// Mounts an overlay below `root` and looks whether deletions leave the marks that they must.
 fn probe_overlay(root: &Path) -> Result<()> {
-    let name = format!(
-        ".probe-{}-{:?}",
-        std::process::id(),
-        std::thread::current().id()
-    );
-    let directory = root.join(&name);
-    std::fs::create_dir(&directory)
-        .map_err(|e| Error::os(format!("make directory {directory:?}"), e))?;
-    let probed = try_overlay(&directory);
-    let root = rustix::fs::open(root, DIRECTORY, Mode::empty());
-    let removed = root
-        .map_err(|e| Error::os(format!("open the directory above {directory:?}"), e))
-        .and_then(|root| tree::remove(root, OsStr::new(&name)));
+    let above = rustix::fs::open(root, DIRECTORY, Mode::empty())
+        .map_err(|e| Error::os(format!("open {root:?}"), e))?;
+    // The lock makes this ours alone, so what is there was left by a dead process.
+    tree::remove(&above, OsStr::new(PROBE))?;
+    let probed = try_overlay(&root.join(PROBE));
+    let removed = tree::remove(&above, OsStr::new(PROBE));
     match probed {
         Ok(()) => removed,
         Err(error) => Err(error.with_cleanup(removed.err())),
@@ -283,6 +284,7 @@ fn in_user_namespace() -> bool {
 /// The order in which a new store tries the drivers. The device mapper needs a pool first.
 const PREFERENCE: [Kind; 5] = [Kind::Overlay, Kind::Btrfs, Kind::Zfs, Kind::Aufs, Kind::Vfs];
 
+const PROBE: &str = ".probe";
 const CHOICE: &str = "driver";
 const NEW_CHOICE: &str = "driver.new";
 const VERSION: u32 = 1;

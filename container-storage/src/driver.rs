@@ -304,8 +304,8 @@ pub enum WhiteoutForm {
     Apply,
     /// A character device 0:0, and `trusted.overlay.opaque` = `y` on directories.
     Overlay,
-    /// A character device 0:0 or an empty file with `user.overlay.whiteout`, and
-    /// `user.overlay.opaque` = `y` on directories, for overlay mounts in a user namespace.
+    /// A character device 0:0, and `user.overlay.opaque` = `y` on directories: for overlay mounts
+    /// in a user namespace.
     OverlayUser,
 }
 

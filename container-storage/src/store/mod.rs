@@ -4,6 +4,7 @@
 //! <root>/                 0700
 //!   driver                {"version":1,"kind":"overlay"}: the choice, made once
 //!   lock                  flock, while the choice is made
+//!   .probe/               what a probe tries its mounts on
 //!   overlay/              one directory per driver, drawn here for all of them
 //!     lock                flock: exclusive while a record appears, changes or goes; shared to look twice
 //!     records/<name>      one JSON document per snapshot, named after its key or name
