@@ -20,10 +20,12 @@ use crate::plan::child::Prepared;
 use crate::plan::step::{Slot, SlotKind};
 use crate::plan::{IdMaps, Plan, Word};
 use crate::state::{self, ExitRecord, InitRecord};
-use crate::sys::{self, Cloned};
+use crate::sys::{self, Cloned, SingleThreaded};
 
 /// What a monitor starts with.
 pub(crate) struct Monitor {
+    /// It is a fork of the launcher, and starts no thread either.
+    pub(crate) alone: SingleThreaded,
     /// Its side of the pair that the embedder holds the other side of.
     pub(crate) control: OwnedFd,
     /// The file that its [`Job`] is in.
@@ -68,6 +70,7 @@ impl Monitor {
     /// Runs the container to its end; gives the exit status of the monitor.
     pub(crate) fn run(self, embedder: BorrowedFd<'_>) -> i32 {
         let Self {
+            alone,
             control,
             job,
             slots,
@@ -75,7 +78,7 @@ impl Monitor {
         // A session of its own: what is sent to the group of the launcher is not meant for it.
         let _ = process::setsid();
         let outcome = read_job(&job).and_then(|job| {
-            let ended = supervise(&job, slots, &control, embedder);
+            let ended = supervise(alone, &job, slots, &control, embedder);
             let cleaned = clean_up(&job);
             if let Ok(Event::Exited(mut status)) = ended {
                 status.oom_killed = cleaned?;
@@ -107,12 +110,13 @@ fn read_job(file: &OwnedFd) -> Result<Job, Failure> {
 
 /// Starts the process and watches it until its end.
 fn supervise(
+    alone: SingleThreaded,
     job: &Job,
     slots: Vec<OwnedFd>,
     control: &OwnedFd,
     embedder: BorrowedFd<'_>,
 ) -> Result<Event, Failure> {
-    let init = clone_init(&job.plan, &slots)?;
+    let init = clone_init(alone, &job.plan, &slots)?;
     // The process has its copies; the ends of pipes must not stay open here.
     drop(slots);
     let leash = job.attached.then_some(embedder);
@@ -125,7 +129,7 @@ fn supervise(
 }
 
 /// Clones the process, which walks the plan.
-fn clone_init(plan: &Plan, slots: &[OwnedFd]) -> Result<Init, Failure> {
+fn clone_init(alone: SingleThreaded, plan: &Plan, slots: &[OwnedFd]) -> Result<Init, Failure> {
     let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).doing("make a pipe");
     let (report, report_end) = pipe()?;
     let (gate_end, gate) = pipe()?;
@@ -136,7 +140,7 @@ fn clone_init(plan: &Plan, slots: &[OwnedFd]) -> Result<Init, Failure> {
     }
     let cgroup = slot(plan.cgroup).map(AsFd::as_fd);
     let prepared = Prepared::new(plan, slots);
-    let cloned = clone(plan.flags, cgroup).doing("clone the first process")?;
+    let cloned = sys::clone3(alone, plan.flags, cgroup).doing("clone the first process")?;
     let Cloned::Parent { pid, pidfd } = cloned else {
         drop((report, gate));
         prepared.walk(report_end.as_fd(), gate_end.as_fd());
@@ -151,12 +155,6 @@ fn clone_init(plan: &Plan, slots: &[OwnedFd]) -> Result<Init, Failure> {
         return Err(failure);
     }
     Ok(init)
-}
-
-#[expect(unsafe_code, reason = "the one place that clones containers")]
-fn clone(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned, Errno> {
-    // SAFETY: a monitor is a fork of the launcher, which has one thread, and starts none.
-    unsafe { sys::clone3(flags, cgroup) }
 }
 
 /// What only the parent may do to the new process.

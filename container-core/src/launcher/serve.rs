@@ -10,7 +10,7 @@ use rustix::stdio;
 
 use super::protocol::{self, Event, HELLO, Message, START, tell};
 use crate::monitor::Monitor;
-use crate::sys::{self, Cloned};
+use crate::sys::{self, Cloned, SingleThreaded};
 
 /// Whether standard input is the socket of a launcher, with the greeting of our own parent in it.
 pub(super) fn is_addressed() -> bool {
@@ -47,13 +47,14 @@ fn serve() -> Result<(), Errno> {
     let socket = move_socket()?;
     let embedder = process::getppid().ok_or(Errno::SRCH)?;
     let leash = process::pidfd_open(embedder, PidfdFlags::empty())?;
-    if process::getppid() != Some(embedder) || !is_single_threaded() {
+    let alone = SingleThreaded::check().ok_or(Errno::PERM)?;
+    if process::getppid() != Some(embedder) {
         return Err(Errno::PERM);
     }
     // Nobody asks how a monitor ended; what matters it has written down.
     sys::auto_reap(true);
     while let Some(message) = protocol::receive(socket.as_fd(), RecvFlags::empty())? {
-        if let Some(monitor) = fork_monitor(message) {
+        if let Some(monitor) = fork_monitor(message, alone) {
             drop(socket);
             sys::exit_now(monitor.run(leash.as_fd()));
         }
@@ -72,23 +73,19 @@ fn move_socket() -> Result<OwnedFd, Errno> {
     Ok(socket)
 }
 
-/// A library that starts threads before `main` would make every fork here unsound.
-fn is_single_threaded() -> bool {
-    std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1)
-}
-
 /// Forks a monitor for the container that `message` asks for; gives it in the new process.
-fn fork_monitor(message: Message) -> Option<Monitor> {
+fn fork_monitor(message: Message, alone: SingleThreaded) -> Option<Monitor> {
     if message.bytes != START {
         return None;
     }
     let mut descriptors = message.descriptors.into_iter();
     let monitor = Monitor {
+        alone,
         control: descriptors.next()?,
         job: descriptors.next()?,
         slots: descriptors.collect(),
     };
-    match fork() {
+    match sys::clone3(alone, 0, None) {
         Ok(Cloned::Child) => {
             sys::auto_reap(false);
             let _ = rustix::thread::set_name(c"ctr-monitor");
@@ -105,10 +102,4 @@ fn fork_monitor(message: Message) -> Option<Monitor> {
         ),
     }
     None
-}
-
-#[expect(unsafe_code, reason = "the one place that forks monitors")]
-fn fork() -> Result<Cloned, Errno> {
-    // SAFETY: this process has one thread, as `serve` made sure.
-    unsafe { sys::clone3(0, None) }
 }

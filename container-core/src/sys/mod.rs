@@ -30,6 +30,20 @@ pub(crate) enum Cloned {
     },
 }
 
+/// The knowledge that the calling process has one thread, and starts no other.
+#[derive(Clone, Copy)]
+pub(crate) struct SingleThreaded(());
+
+impl SingleThreaded {
+    /// Looks; `None` if there are more threads, which a library can start before `main`.
+    ///
+    /// Whoever keeps the value starts none.
+    pub(crate) fn check() -> Option<Self> {
+        let tasks = std::fs::read_dir("/proc/self/task").ok()?;
+        (tasks.count() == 1).then_some(Self(()))
+    }
+}
+
 /// `struct clone_args` of `linux/sched.h` (version 2, 88 bytes).
 #[repr(C)]
 #[derive(Default)]
@@ -68,13 +82,16 @@ struct SockFprog {
 ///
 /// The child starts with every signal at its default disposition where `flags` ask for that.
 ///
-/// # Safety
-/// The caller must be single-threaded: the child is a copy-on-write copy of it, and only then are
-/// the locks of the allocator and of libc in a usable state.
+/// The child is a copy-on-write copy of its parent. Only a process of one thread may have one: the
+/// locks of the allocator and of libc would be in whatever state other threads had them.
 ///
 /// # References
 /// `clone3(2)`; Linux 5.3, `CLONE_INTO_CGROUP` 5.7.
-pub(crate) unsafe fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned, Errno> {
+pub(crate) fn clone3(
+    _alone: SingleThreaded,
+    flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<Cloned, Errno> {
     let mut pidfd: RawFd = -1;
     let mut args = CloneArgs {
         flags: flags | libc::CLONE_PIDFD as u64,
@@ -87,7 +104,7 @@ pub(crate) unsafe fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Resul
         args.cgroup = u64::from(cgroup.as_raw_fd().unsigned_abs());
     }
     // SAFETY: `args` is a valid clone_args of the given size; without CLONE_VM the child has its own
-    // copy of this stack frame. That the caller is single-threaded is its promise.
+    // copy of this stack frame, and `_alone` shows that no other thread holds a lock in it.
     let pid =
         check(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) })?;
     if pid == 0 {

@@ -1,6 +1,9 @@
 //! The engine from end to end, on real kernels, registries and images.
 
+mod crash;
 mod faults;
+mod limits;
+mod network;
 mod run;
 
 use std::path::Path;

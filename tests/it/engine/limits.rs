@@ -1,0 +1,141 @@
+//! Limits, and what a container may do.
+
+use super::{ground, text};
+use crate::support::isolate::isolated;
+
+#[test]
+fn privileged_a_container_over_its_memory_is_killed_and_says_so() {
+    isolated(|place| {
+        let Some(ground) = ground(place) else { return };
+        let status = ground
+            .engine
+            .containers()
+            .run(&ground.image)
+            .network("none")
+            .memory("16M")
+            .memory_swap("16M")
+            .cmd(["sh", "-c", "exec dd if=/dev/zero of=/dev/null bs=64M count=1"])
+            .status()
+            .expect("run");
+        assert_eq!((status.code(), status.signal(), status.oom_killed()), (137, Some(9), true));
+    });
+}
+
+#[test]
+fn privileged_limits_stand_in_the_group() {
+    isolated(|place| {
+        let Some(ground) = ground(place) else { return };
+        let script = "for f in memory/memory.limit_in_bytes memory.max pids/pids.max pids.max \
+                      cpu/cpu.cfs_quota_us cpu.max; do cat /sys/fs/cgroup/$f 2>/dev/null; done";
+        let output = ground
+            .engine
+            .containers()
+            .run(&ground.image)
+            .network("none")
+            .memory("64M")
+            .pids_limit(77)
+            .cpus(0.5)
+            .cmd(["sh", "-c", script])
+            .output()
+            .expect("run");
+        let stdout = text(&output.stdout);
+        let mut words = stdout.split_whitespace();
+        assert_eq!(words.next(), Some("67108864"), "{stdout}");
+        assert_eq!(words.next(), Some("77"), "{stdout}");
+        assert_eq!(words.next(), Some("50000"), "{stdout}");
+    });
+}
+
+#[test]
+fn privileged_a_fork_bomb_is_contained() {
+    isolated(|place| {
+        let Some(ground) = ground(place) else { return };
+        let script = "i=0; while [ $i -lt 60 ]; do sleep 5 & i=$((i+1)); done 2>/dev/null; echo $i";
+        let output = ground
+            .engine
+            .containers()
+            .run(&ground.image)
+            .network("none")
+            .pids_limit(20)
+            .cmd(["sh", "-c", script])
+            .output()
+            .expect("run");
+        let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
+        assert!(!said.contains("60") || said.contains("fork"), "{said}");
+        assert!(!output.status.success() || said.contains("fork"), "{said}");
+    });
+}
+
+#[test]
+fn privileged_users_by_name_and_number() {
+    isolated(|place| {
+        let Some(ground) = ground(place) else { return };
+        let run = |user: &str| {
+            ground
+                .engine
+                .containers()
+                .run(&ground.image)
+                .network("none")
+                .user(user)
+                .cmd(["sh", "-c", "id -u; id -g; echo $HOME; echo x > /dev/stdout; grep CapEff /proc/self/status"])
+                .output()
+        };
+        let lines = |user: &str| {
+            let output = run(user).expect("run");
+            let stdout = text(&output.stdout);
+            stdout.lines().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(lines("nobody")[..4], ["65534", "65534", "/", "x"]);
+        assert_eq!(lines("nobody")[4], "CapEff:\t0000000000000000");
+        assert_eq!(lines("1234:5678")[..2], ["1234", "5678"]);
+        assert_eq!(lines("root")[..3], ["0", "0", "/root"]);
+        assert_eq!(lines("root")[4], "CapEff:\t00000000a80425fb");
+        for user in ["4294967296", "-1", "+0", " 0", "nosuchuser", "0:nosuchgroup"] {
+            let error = run(user).expect_err("no such user");
+            assert_eq!(error.code(), "UserNotFound", "{user:?}: {}", error.report());
+        }
+    });
+}
+
+#[test]
+fn privileged_hardened_read_only_and_capabilities() {
+    isolated(|place| {
+        let Some(ground) = ground(place) else { return };
+        let run = || ground.engine.containers().run(&ground.image).network("none");
+        let facts = ["sh", "-c", "grep -E 'CapBnd|NoNewPrivs' /proc/self/status; touch /x || echo read-only"];
+        let hardened = text(&run().hardened().read_only().cmd(facts).output().expect("run").stdout);
+        assert!(hardened.contains("NoNewPrivs:\t1"), "{hardened}");
+        assert!(hardened.contains("read-only"), "{hardened}");
+        // Without AUDIT_WRITE (29), MKNOD (27) and NET_RAW (13).
+        assert!(hardened.contains("CapBnd:\t00000000800405fb"), "{hardened}");
+        let dropped = text(&run().cap_drop("ALL").cap_add("net_admin").cmd(facts).output().expect("run").stdout);
+        assert!(dropped.contains("CapBnd:\t0000000000001000"), "{dropped}");
+        let error = run().cap_add("CAP_NO_SUCH").cmd(["true"]).status().expect_err("no such capability");
+        assert_eq!(error.code(), "UnknownCapability");
+    });
+}
+
+#[test]
+fn privileged_bind_mounts() {
+    isolated(|place| {
+        let Some(ground) = ground(place) else { return };
+        let shared = place.dir().join("shared");
+        std::fs::create_dir(&shared).expect("make a directory");
+        std::fs::write(shared.join("from-host"), "1").expect("write");
+        let run = || ground.engine.containers().run(&ground.image).network("none");
+        let status = run()
+            .bind(&shared, "/data/deep")
+            .cmd(["sh", "-c", "cat /data/deep/from-host && echo 2 > /data/deep/from-container"])
+            .status()
+            .expect("run");
+        assert!(status.success());
+        assert_eq!(std::fs::read_to_string(shared.join("from-container")).expect("read"), "2\n");
+        let script = "echo 3 > /data/from-container 2>/dev/null || echo refused; mount -o remount,rw /data 2>/dev/null || echo kept";
+        let output = run().bind_read_only(&shared, "/data").cmd(["sh", "-c", script]).output().expect("run");
+        assert_eq!(text(&output.stdout), "refused\nkept");
+        for target in ["/proc/sys", "/sys/kernel", "/proc"] {
+            let error = run().bind(&shared, target).cmd(["true"]).status().expect_err("refused");
+            assert_eq!(error.code(), "InvalidMount", "{target}");
+        }
+    });
+}
