@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
@@ -92,7 +92,8 @@ pub fn pack(
 /// # Ok::<(), container_image::Error>(())
 /// ```
 pub struct Packer<W: Write> {
-    output: Compressor<HashWriter<W>>,
+    output: Compressor<HashWriter<BufWriter<W>>>,
+    /// Of the uncompressed bytes; unused where they are what is written.
     hasher: Hasher,
     compression: Compression,
     buffer: Vec<u8>,
@@ -104,6 +105,7 @@ impl<W: Write> Packer<W> {
     /// # Errors
     /// If the compressor cannot be made.
     pub fn new(output: W, compression: Compression) -> Result<Self> {
+        let output = BufWriter::with_capacity(BUFFER_BYTES, output);
         let output = Compressor::new(HashWriter::new(output), compression)
             .map_err(|error| Error::os("make a compressor", error))?;
         let buffer = vec![0; BUFFER_BYTES];
@@ -146,14 +148,22 @@ impl<W: Write> Packer<W> {
             .output
             .finish()
             .map_err(|error| from_io("write a layer", error))?;
-        let (mut output, hasher) = output.into_parts();
+        let (output, hasher) = output.into_parts();
+        let output = output.into_inner().map_err(io::IntoInnerError::into_error);
+        let mut output = output.map_err(|error| from_io("write a layer", error))?;
         output
             .flush()
             .map_err(|error| from_io("write a layer", error))?;
+        let size_bytes = hasher.size_bytes();
+        let digest = hasher.finish();
+        let diff_id = match self.compression {
+            Compression::None => digest,
+            Compression::Gzip(_) | Compression::Zstd(_) => self.hasher.finish(),
+        };
         let packed = Packed {
-            diff_id: self.hasher.finish(),
-            size_bytes: hasher.size_bytes(),
-            digest: hasher.finish(),
+            diff_id,
+            digest,
+            size_bytes,
             compression: self.compression,
         };
         Ok((packed, output))
@@ -183,7 +193,9 @@ impl<W: Write> Packer<W> {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.hasher.update(bytes);
+        if self.compression != Compression::None {
+            self.hasher.update(bytes);
+        }
         self.output
             .write_all(bytes)
             .map_err(|error| from_io("write a layer", error))
