@@ -21,7 +21,7 @@ use crate::sys::{MountAttr, mount_setattr};
 use crate::{Error, ErrorKind, Result};
 
 /// Mounts what [`Driver::view`](crate::Driver::view) or `prepare` returned at the directory
-/// `target`, in the mount namespace of the calling thread.
+/// `target`, in the mount namespace of the calling thread; always `nosuid` and `nodev`.
 ///
 /// # Errors
 /// `PermissionDenied` without privilege, `Unsupported` for a list of several mounts or a type that
@@ -134,6 +134,7 @@ fn bind(source: &Path, options: &[String]) -> Result<OwnedFd> {
     let tree = open_tree(CWD, source, flags)
         .map_err(|e| Error::os(format!("open_tree({source:?}, CLONE)"), e))?;
     let mut attributes = MountAttr {
+        attr_set: u64::from(SAFE.bits()),
         propagation: u64::from(MountPropagationFlags::PRIVATE.bits()),
         ..MountAttr::default()
     };
@@ -176,7 +177,7 @@ fn overlay_by_descriptor(options: &[String]) -> Result<OwnedFd> {
             kernel_words(&context)
         )))
     };
-    let mut flags = MountAttrFlags::empty();
+    let mut flags = SAFE;
     for option in options {
         if let Some(flag) = mount_flag(option) {
             flags |= flag;
@@ -227,8 +228,9 @@ fn overlay_by_name(options: &[String]) -> Result<OwnedFd> {
         .split([':', ','])
         .find_map(|part| part.strip_prefix("lowerdir="))
         .ok_or_else(|| Error::invalid("InvalidMount", "mount overlay without a lower directory"))?;
+    let safe = MountFlags::NOSUID | MountFlags::NODEV;
     let data = std::ffi::CString::new(&*text).map_err(|_| unknown_option(&text))?;
-    rustix::mount::mount("overlay", place, "overlay", flags, &*data)
+    rustix::mount::mount("overlay", place, "overlay", flags | safe, &*data)
         .map_err(|e| os(&format!("mount(\"overlay\", {text:?}) in {base:?}"), e))?;
     let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     open_tree(CWD, place, clone).map_err(|e| os("open_tree(CLONE)", e))
@@ -313,6 +315,10 @@ fn kernel_words(context: &OwnedFd) -> String {
 fn unknown_option(option: &str) -> Error {
     Error::invalid("InvalidMount", format!("use mount option {option:?}"))
 }
+
+/// On the host's side a setuid file or a device of an image is nothing but bytes.
+const SAFE: MountAttrFlags =
+    MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
 
 /// The code of the only failure that the other way of mounting makes good.
 const NO_LOWERDIR_PLUS: &str = "NoLowerdirPlus";

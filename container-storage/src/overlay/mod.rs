@@ -32,7 +32,7 @@ use crate::driver::{
     Change, CommitOptions, Driver, Info, Kind, Recovered, SnapshotKind, Target, Usage, WhiteoutForm,
 };
 use crate::store::{FILES, Record, Slot, Store};
-use crate::{Error, Result, changes as report, copy, metadata, tree};
+use crate::{Error, ErrorKind, Result, changes as report, copy, metadata, tree};
 
 /// Snapshots as directories that the kernel's overlay file system merges.
 #[derive(Debug)]
@@ -60,6 +60,10 @@ impl Overlay {
 
     /// Makes the directories of a snapshot, its root with the metadata of the parent's.
     fn make(&self, slot: &Slot<'_>, record: &Record) -> Result<()> {
+        if record.lowers.len() > MAX_LOWERS {
+            let doing = format!("put an overlay on {} layers", record.lowers.len());
+            return Err(Error::new(ErrorKind::Unsupported, "TooManyLayers", doing));
+        }
         let files = slot.make_directory(FILES, ROOT_MODE)?;
         if record.kind == SnapshotKind::Active {
             slot.make_directory(WORK, Mode::RWXU)?;
@@ -253,6 +257,9 @@ fn mount(kind: &str, source: String, options: Vec<String>) -> Mount {
 
 /// The options of every overlay; the reasons are above.
 pub(crate) const FLAGS: [&str; 3] = ["index=off", "metacopy=off", "redirect_dir=nofollow"];
+
+/// `OVL_MAX_STACK` of the kernel's `fs/overlayfs/params.h`.
+const MAX_LOWERS: usize = 500;
 
 const WORK: &str = "work";
 

@@ -74,6 +74,10 @@ impl Store {
         let path = path
             .canonicalize()
             .map_err(|e| Error::os(format!("resolve {path:?}"), e))?;
+        if path.to_str().is_none() {
+            let doing = format!("keep a store at {path:?}, which no mount option can name");
+            return Err(Error::invalid("InvalidPath", doing));
+        }
         for name in [RECORDS, REMOVING] {
             make_private_directory(&path.join(name))?;
         }
@@ -543,15 +547,22 @@ impl Store {
                 _ => broken(record.parent, record.created),
             };
         }
-        match rustix::fs::statat(
-            &self.directory,
-            record.directory.to_string(),
-            AtFlags::empty(),
-        ) {
-            // Between reading the record and here somebody may have removed both.
-            Err(Errno::NOENT) if self.exists(name)? => broken(record.parent, record.created),
-            Err(Errno::NOENT) => Ok(None),
-            _ => Ok(Some(record.info())),
+        if self.has_directory(&record)? {
+            return Ok(Some(record.info()));
+        }
+        // Between reading the record and here somebody may have removed both.
+        if self.exists(name)? {
+            return broken(record.parent, record.created);
+        }
+        Ok(None)
+    }
+
+    fn has_directory(&self, record: &Record) -> Result<bool> {
+        let name = record.directory.to_string();
+        match rustix::fs::statat(&self.directory, &name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(Error::os(format!("stat {:?}", self.path.join(name)), errno)),
         }
     }
 

@@ -23,23 +23,23 @@ impl Store {
                     continue;
                 }
             };
-            let Some(slot) = self.try_claim(record.directory)? else {
-                continue; // Somebody alive is at it.
-            };
-            match (record.state, slot) {
-                (State::Creating, slot) => {
-                    self.unlink_record(&name)?;
-                    if let Some(slot) = slot {
-                        self.set_aside(slot.number)?;
-                    }
-                    recovered.undone.push(name);
+            if record.state == State::Creating {
+                let Some(slot) = self.try_claim(record.directory)? else {
+                    continue; // Somebody alive is at it.
+                };
+                self.unlink_record(&name)?;
+                if let Some(slot) = slot {
+                    self.set_aside(slot.number)?;
                 }
-                (State::Ready, None) => recovered.broken.push(name),
-                (State::Ready, Some(_)) if record.name == name => {}
-                (State::Ready, Some(_)) => match self.rename_record(&name, &record.name) {
+                recovered.undone.push(name);
+            } else if !self.has_directory(&record)? {
+                recovered.broken.push(name);
+            } else if record.name != name {
+                // We hold the store lock, so whoever was committing is dead.
+                match self.rename_record(&name, &record.name) {
                     Ok(()) => recovered.finished.push(record.name),
                     Err(_) => recovered.broken.push(name),
-                },
+                }
             }
         }
         recovered.swept = self.set_orphans_aside()?.len();

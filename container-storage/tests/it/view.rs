@@ -1,6 +1,7 @@
 //! Read-only views of images.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 
 use container_storage::testsuite::{describe, in_own_namespace};
@@ -115,6 +116,40 @@ fn privileged_layers_share_their_files_in_memory() {
             inode
         });
         assert_eq!(inodes[0], inodes[1]);
+    })
+    .unwrap();
+}
+
+#[test]
+fn privileged_devices_and_setuid_files_have_no_power_in_a_view() {
+    if !is_root("privileged_devices_and_setuid_files_have_no_power_in_a_view") {
+        return;
+    }
+    let place = Place::in_memory();
+    in_own_namespace(|| {
+        let driver = two_layers(&place);
+        let target = place.path().join("mnt");
+        fs::create_dir(&target).unwrap();
+        let mounts = driver.prepare("top", Some("1")).unwrap();
+        let guard = mount(&mounts, &target).unwrap();
+        let kind = rustix::fs::FileType::CharacterDevice;
+        let mode = rustix::fs::Mode::from_raw_mode(0o666);
+        let device = rustix::fs::makedev(1, 3);
+        rustix::fs::mknodat(rustix::fs::CWD, target.join("null"), kind, mode, device).unwrap();
+        assert_eq!(
+            fs::read(target.join("null")).unwrap_err().kind(),
+            ErrorKind::PermissionDenied
+        );
+        guard.unmount().unwrap();
+        for (key, parent) in [("bind", Some("1")), ("overlay", Some("2"))] {
+            let guard = mount(&driver.view(key, parent).unwrap(), &target).unwrap();
+            let flags = rustix::fs::statvfs(&target).unwrap().f_flag;
+            for flag in ["NOSUID", "NODEV", "RDONLY"] {
+                let flag = rustix::fs::StatVfsMountFlags::from_name(flag).unwrap();
+                assert!(flags.contains(flag), "{key} {flag:?}");
+            }
+            guard.unmount().unwrap();
+        }
     })
     .unwrap();
 }
