@@ -12,14 +12,14 @@ use container_image::layer::{
 use container_image::{Digest, Image, ImageBuilder, MediaType, Platform, Reference, Store};
 
 fn store() -> (tempfile::TempDir, Store) {
-    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let directory = crate::fixture::temp_dir();
     let store = Store::open(directory.path()).unwrap();
     (directory, store)
 }
 
 /// The files of the only layer, as whoever runs the test.
 fn unpacked(image: &Image) -> tempfile::TempDir {
-    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let directory = crate::fixture::temp_dir();
     let blob = image.open_layer(&image.layers()[0]).unwrap();
     let mut plain = Vec::new();
     decompress(blob).unwrap().read_to_end(&mut plain).unwrap();

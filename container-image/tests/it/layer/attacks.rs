@@ -123,7 +123,7 @@ fn nothing_outside_the_root_is_read_or_changed() {
         ),
     ];
     for (name, members, want) in cases {
-        for form in FORMS {
+        for &form in forms() {
             let sandbox = Sandbox::new();
             let outside = sandbox.outside();
             let mut bytes = Vec::new();
@@ -142,7 +142,7 @@ fn nothing_outside_the_root_is_read_or_changed() {
 fn whiteouts_stay_inside_the_root() {
     for whiteout in [".wh.secret", ".wh.directory", ".wh..wh..opq", ".wh.link"] {
         for target in ["../outside", "OUT"] {
-            for form in FORMS {
+            for &form in forms() {
                 let sandbox = Sandbox::new();
                 let outside = sandbox.outside();
                 let members = [link("l", target), file(&format!("l/{whiteout}"))];
@@ -251,7 +251,7 @@ fn bombs_meet_their_limit() {
         let sandbox = Sandbox::new();
         let mut plain = decompress(io::Cursor::new(bytes.clone())).unwrap();
         let root = open(&sandbox.root());
-        let result = unpack(&mut plain, root.as_fd(), &UnpackOptions::default());
+        let result = unpack(&mut plain, root.as_fd(), &without_owners());
         assert_eq!(
             result.unwrap_err().code(),
             "LimitExceeded",
@@ -260,7 +260,7 @@ fn bombs_meet_their_limit() {
         let mut plain = decompress(io::Cursor::new(bytes))
             .unwrap()
             .limit_ratio(u64::MAX);
-        unpack(&mut plain, root.as_fd(), &UnpackOptions::default()).unwrap();
+        unpack(&mut plain, root.as_fd(), &without_owners()).unwrap();
     }
     let limits = Limits {
         bytes: 1 << 20,
@@ -337,7 +337,7 @@ fn archives_cut_anywhere_are_errors_or_end_between_members() {
             let sandbox = Sandbox::new();
             let mut plain = decompress(io::Cursor::new(packed[..size].to_vec())).unwrap();
             let root = open(&sandbox.root());
-            let result = unpack(&mut plain, root.as_fd(), &UnpackOptions::default());
+            let result = unpack(&mut plain, root.as_fd(), &without_owners());
             assert_eq!(
                 result.unwrap_err().kind(),
                 ErrorKind::Integrity,
@@ -356,7 +356,7 @@ fn attributes_of_the_host_are_not_taken_over() {
         ("SCHILY.xattr.trusted.overlay.redirect", "/outside"),
         ("SCHILY.xattr.security.selinux", "x"),
     ];
-    for form in FORMS {
+    for &form in forms() {
         let sandbox = Sandbox::new();
         let bytes = archive(&[
             pax(&records, b'5', "d", b""),
@@ -427,7 +427,7 @@ fn random_archives_neither_panic_nor_escape() {
                 }
             }
         }
-        let form = *random.pick(&FORMS);
+        let form = *random.pick(forms());
         let limits = Limits {
             bytes: 1 << 20,
             entries: 1000,

@@ -277,7 +277,7 @@ fn all_names_of_a_file_can_be_deleted() {
 
 #[test]
 fn an_opaque_root_is_told() {
-    for form in FORMS {
+    for &form in forms() {
         let sandbox = Sandbox::new();
         let bytes = archive(&[file("d/.wh..wh..opq")]);
         assert!(!sandbox.unpack(&bytes, &options(form)).unwrap().opaque_root);

@@ -263,7 +263,7 @@ fn privileged_a_tree_survives_pack_and_unpack() {
             (packed.size_bytes, packed.digest),
             (bytes.len() as u64, Digest::of(&bytes))
         );
-        for form in FORMS {
+        for &form in forms() {
             let copy = Sandbox::new();
             let mut plain = decompress(io::Cursor::new(bytes.clone())).unwrap();
             let root = open(&copy.root());
