@@ -12,8 +12,9 @@ use std::rc::Rc;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
-use super::entry::too_long;
-use super::entry::{Entry, EntryKind, MAX_PATH_BYTES, Timestamp, clean, show, split, to_path};
+use super::entry::{
+    Entry, EntryKind, MAX_PATH_BYTES, Timestamp, clean, show, split, to_path, too_long,
+};
 use super::reader::{Member, Reader, Segment};
 use super::tree::{Parent, Tree, change_mode, make_directory};
 use super::whiteout::{self, Meaning, lookup};
