@@ -344,8 +344,8 @@ impl Container {
         self.pid
     }
 
-    /// The network namespace that was made for the container; `None` if it was not made for it, or
-    /// the container was [opened](Self::open).
+    /// The network namespace that was made for the container; `None` if it was not made for it, the
+    /// container was [opened](Self::open), or its process had ended before anybody could look.
     #[must_use]
     pub fn network_namespace(&self) -> Option<BorrowedFd<'_>> {
         self.network.as_ref().map(AsFd::as_fd)

@@ -17,7 +17,7 @@ use rustix::process::{self, Signal, WaitId, WaitIdOptions};
 use crate::container::ExitStatus;
 use crate::launcher::protocol::{Event, Job, tell};
 use crate::plan::child::Prepared;
-use crate::plan::step::{Slot, SlotKind};
+use crate::plan::step::Slot;
 use crate::plan::{IdMaps, Plan, Word};
 use crate::state::{self, ExitRecord, InitRecord};
 use crate::sys::{self, Cloned, SingleThreaded};
@@ -190,10 +190,11 @@ fn announce(job: &Job, init: &Init, control: &OwnedFd) -> Result<(), Failure> {
     } else {
         let path = format!("/proc/{}/ns/net", init.pid);
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        Some(
-            rustix::fs::openat(CWD, path, flags, Mode::empty())
-                .doing("open the network namespace")?,
-        )
+        match rustix::fs::openat(CWD, path, flags, Mode::empty()) {
+            // A process that waits for nothing may have ended by now, and has no namespace left.
+            Err(Errno::NOENT) => None,
+            result => Some(result.doing("open the network namespace")?),
+        }
     };
     let mut descriptors = vec![&init.pidfd];
     descriptors.extend(&network);
@@ -318,6 +319,7 @@ fn record_exit(job: &Job, status: &ExitStatus) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::step::SlotKind;
 
     #[test]
     fn a_job_survives_the_way_to_the_monitor() {

@@ -14,7 +14,7 @@ use rustix::io::{self, Errno};
 use rustix::mount::{
     self, MountAttrFlags, MountFlags, MountPropagationFlags, OpenTreeFlags, UnmountFlags,
 };
-use rustix::process::{self, Gid, Resource, Rlimit, Signal, Uid};
+use rustix::process::{self, Gid, Signal, Uid};
 use rustix::{system, thread};
 
 use super::place::{
@@ -28,7 +28,6 @@ use super::tree::{
     CLONE, attach, attach_over, new_empty_directory, new_proc, open_source, set_attributes,
 };
 use super::{Plan, Word};
-use crate::seccomp::Instruction;
 use crate::sys::{self, MountAttr};
 use crate::user;
 

@@ -119,13 +119,6 @@ impl Plan {
     pub fn compile(spec: &Spec, bundle: &Path, options: &PlanOptions) -> Result<Self> {
         compile::Compiler::new(spec, bundle, options).compile()
     }
-
-    /// The bytes that travel to the launcher.
-    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
-        postcard::to_stdvec(self).map_err(|error| {
-            Error::new(ErrorKind::Internal, "PlanEncoding", "encode the plan").with_source(error)
-        })
-    }
 }
 
 /// What the child of the clone says to its monitor.
