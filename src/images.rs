@@ -250,9 +250,6 @@ impl Image {
         self.status
     }
 
-    pub(crate) fn inner(&self) -> &container_image::Image {
-        &self.inner
-    }
 
     pub(crate) fn layer_name(&self) -> Option<String> {
         self.inner

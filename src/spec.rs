@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use container_core::{capability, defaults};
 use container_image::RunConfig as ImageDefaults;
 use oci_spec::runtime::{
-    Capabilities, LinuxCapabilitiesBuilder, LinuxCpu, LinuxIdMapping, LinuxIdMappingBuilder,
+    LinuxCpu, LinuxIdMapping, LinuxIdMappingBuilder,
     LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxPids, LinuxResources, Mount,
     PosixRlimitBuilder, PosixRlimitType, Spec,
 };
@@ -191,7 +191,6 @@ fn set_linux(spec: &mut Spec, config: &RunConfig, surroundings: &Surroundings<'_
     if config.privileged {
         linux.set_masked_paths(None);
         linux.set_readonly_paths(None);
-        linux.set_seccomp(None);
     }
     spec.set_linux(Some(linux));
     Ok(())
@@ -265,17 +264,69 @@ fn set_capabilities(
     let mask = capability::adjust(capability::DEFAULT, &add, &config.drop_capabilities)
         .doing(|| "choose capabilities".into())?;
     // What this program lacks itself it cannot give, and `ALL` means all that it can.
-    let set = capability::from_mask(mask & surroundings.capabilities);
-    let mut process = spec.process().clone().unwrap_or_default();
-    let sets = LinuxCapabilitiesBuilder::default()
-        .bounding(set.clone())
-        .effective(set.clone())
-        .permitted(set)
-        .inheritable(Capabilities::default())
-        .ambient(Capabilities::default())
-        .build()
-        .map_err(|error| incomplete(&error))?;
-    process.set_capabilities(Some(sets));
-    spec.set_process(Some(process));
+    defaults::set_capabilities(spec, mask & surroundings.capabilities);
+    if config.privileged {
+        let mut linux = spec.linux().clone().unwrap_or_default();
+        linux.set_seccomp(None);
+        spec.set_linux(Some(linux));
+    }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Option<Vec<String>> {
+        (!text.is_empty()).then(|| text.split(' ').map(str::to_owned).collect())
+    }
+
+    /// Docker's matrix: image entry point and command, the caller's, and what is executed.
+    #[test]
+    fn arguments_of_image_and_caller() {
+        for (image_entrypoint, image_cmd, entrypoint, cmd, executed) in [
+            ("", "sh", "", "", "sh"),
+            ("", "sh", "", "ls -l", "ls -l"),
+            ("top", "-b", "", "", "top -b"),
+            ("top", "-b", "", "-H", "top -H"),
+            ("top", "-b", "ps", "", "ps"),
+            ("top", "-b", "ps", "aux", "ps aux"),
+            ("", "", "ps", "aux", "ps aux"),
+        ] {
+            let image = ImageDefaults {
+                entrypoint: words(image_entrypoint),
+                cmd: words(image_cmd),
+                ..ImageDefaults::default()
+            };
+            let config = RunConfig {
+                entrypoint: words(entrypoint),
+                command: words(cmd),
+                ..RunConfig::default()
+            };
+            assert_eq!(arguments(&image, &config).unwrap().join(" "), executed);
+        }
+        let nothing = arguments(&ImageDefaults::default(), &RunConfig::default());
+        assert_eq!(nothing.unwrap_err().code(), "NoCommand");
+    }
+
+    #[test]
+    fn the_callers_variables_win() {
+        let image = ImageDefaults {
+            env: vec!["PATH=/bin".into(), "A=1".into()],
+            ..ImageDefaults::default()
+        };
+        let config = RunConfig {
+            environment: vec!["A=2".into(), "B=x=y".into()],
+            ..RunConfig::default()
+        };
+        let merged = environment(&image, &config, "box");
+        assert_eq!(merged, ["PATH=/bin", "HOSTNAME=box", "A=2", "B=x=y"]);
+    }
+
+    #[test]
+    fn limits_by_name() {
+        assert_eq!(limit_type("nofile").unwrap(), PosixRlimitType::RlimitNofile);
+        assert_eq!(limit_type("RLIMIT_CORE").unwrap(), PosixRlimitType::RlimitCore);
+        assert_eq!(limit_type("nosuch").unwrap_err().code(), "InvalidLimit");
+    }
 }

@@ -172,9 +172,13 @@ impl Plan {
             Some(Step::Execute(_)) if errno == libc::EACCES => {
                 error.with_code("CommandNotExecutable")
             }
-            Some(Step::LookUpUser { .. }) => error
-                .with_kind(ErrorKind::InvalidInput)
-                .with_code("UserNotFound"),
+            Some(Step::LookUpUser { user, .. }) if call == Call::UserLookup as u8 => {
+                // Without files only numbers are found, so that what is malformed shows.
+                match crate::user::resolve(&user.to_string_lossy(), &[], &[]) {
+                    Err(found) if found.kind() == ErrorKind::InvalidInput => found,
+                    _ => error.with_kind(ErrorKind::NotFound).with_code("UserNotFound"),
+                }
+            }
             _ => error,
         }
     }
