@@ -171,7 +171,7 @@ enum Link {
     /// From the monitor, as its creator.
     Control {
         control: OwnedFd,
-        start: Option<OwnedFd>,
+        start: Option<StartGate>,
         plan: Box<Plan>,
         progress: Mutex<Progress>,
     },
@@ -183,9 +183,19 @@ enum Link {
     },
 }
 
+/// A pipe at which a created container waits for a byte.
+#[derive(Debug)]
+struct StartGate {
+    writer: OwnedFd,
+    /// As long as it is open here, writing raises no SIGPIPE.
+    reader: OwnedFd,
+}
+
 #[derive(Debug, Default)]
 struct Progress {
     created: bool,
+    /// The word to start was given through this handle.
+    started: bool,
     running: bool,
     /// How it ended, or why it could not be started.
     end: Option<std::result::Result<ExitStatus, Problem>>,
@@ -242,29 +252,55 @@ impl Launcher {
         };
         let plan = Plan::compile(spec, &options.bundle, &plan_options)?;
         let (streams, ours) = open_streams(options.stdio)?;
-        let (start, start_end) = match (options.start_at_once, &options.state) {
-            (true, _) => (None, None),
-            (false, Some(state)) => (None, Some(make_start_fifo(state)?)),
-            (false, None) => {
-                let (end, start) = pipe()?;
-                (Some(start), Some(end))
-            }
+        let start = match options.start_at_once {
+            true => None,
+            false => Some(StartGate::new(options.state.as_deref())?),
         };
-        let start = match (&start_end, start) {
-            (Some(end), None) => Some(
-                rustix::io::fcntl_dupfd_cloexec(end, 3)
-                    .map_err(|errno| Error::os("duplicate the start FIFO", errno))?,
-            ),
-            (_, start) => start,
-        };
-        let slots = fill_slots(&plan, streams, start_end, join)?;
-        let job = memory_file(&Job {
-            plan: plan.clone(),
+        let job = Job {
+            plan,
             attached: options.attached,
             state: options.state,
             exit_record: options.exit_record,
             cgroup: cgroup.cloned(),
-        })?;
+        };
+        let waits = start.is_some();
+        self.hand_over(&job, streams, start, join)
+            .map(|made| Container {
+                streams: ours,
+                ..made
+            })
+            .inspect_err(|_| match &job.state {
+                Some(state) if waits => drop(std::fs::remove_file(state.join(state::START))),
+                _ => {}
+            })
+    }
+
+    fn hand_over(
+        &self,
+        job: &Job,
+        streams: [OwnedFd; 3],
+        start: Option<StartGate>,
+        join: crate::cgroup::Join,
+    ) -> Result<Container> {
+        let start_end = start.as_ref().map(StartGate::end).transpose()?;
+        let slots = fill_slots(&job.plan, streams, start_end, join)?;
+        let memory = memory_file(job)?;
+        let mut answer = self.ask(memory.as_fd(), &slots)?;
+        if answer.1.is_none() {
+            // A launcher that is killed takes along what it was sent, but not yet working on.
+            answer = self.ask(memory.as_fd(), &slots)?;
+        }
+        let (control, message) = answer;
+        Container::announced(control, message, start, job.plan.clone())
+    }
+
+    /// Sends a job; gives the handle's end of the control socket, and the first that the monitor
+    /// says there, if it does.
+    fn ask(
+        &self,
+        job: BorrowedFd<'_>,
+        slots: &[OwnedFd],
+    ) -> Result<(OwnedFd, Option<protocol::Message>)> {
         let (control, theirs) = socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -272,22 +308,40 @@ impl Launcher {
             None,
         )
         .map_err(|errno| Error::os("make the control socket of a container", errno))?;
-        self.send(theirs.as_fd(), job.as_fd(), &slots)?;
-        drop((theirs, slots));
-        Container::announced(control, start, plan, ours)
+        self.send(theirs.as_fd(), job, slots)?;
+        drop(theirs);
+        let message = protocol::receive(control.as_fd(), RecvFlags::empty())
+            .map_err(|errno| Error::os("hear from the monitor", errno))?;
+        Ok((control, message))
+    }
+}
+
+impl StartGate {
+    /// Makes a FIFO in the state directory, or a pipe where there is none.
+    fn new(state: Option<&Path>) -> Result<Self> {
+        let Some(state) = state else {
+            let (reader, writer) = pipe()?;
+            return Ok(Self { writer, reader });
+        };
+        let writer = make_start_fifo(state)?;
+        let reader = duplicate(&writer)?;
+        Ok(Self { writer, reader })
+    }
+
+    /// What the container waits at.
+    fn end(&self) -> Result<OwnedFd> {
+        duplicate(&self.reader)
     }
 }
 
 impl Container {
-    /// Waits until the monitor says that the process exists.
+    /// The container whose process exists, if that is what the monitor says.
     fn announced(
         control: OwnedFd,
-        start: Option<OwnedFd>,
+        message: Option<protocol::Message>,
+        start: Option<StartGate>,
         plan: Plan,
-        streams: [Option<OwnedFd>; 3],
     ) -> Result<Self> {
-        let message = protocol::receive(control.as_fd(), RecvFlags::empty())
-            .map_err(|errno| Error::os("hear from the monitor", errno))?;
         let Some(message) = message else {
             return Err(Problem::MonitorLost.into_error(&plan));
         };
@@ -297,7 +351,7 @@ impl Container {
                 pid,
                 pidfd,
                 network: descriptors.next(),
-                streams,
+                streams: [None, None, None],
                 link: Link::Control {
                     control,
                     start,
@@ -372,8 +426,7 @@ impl Container {
     /// The step that failed, in words, with the kind of its system call's error; `InvalidState` if
     /// the process was killed meanwhile.
     pub fn wait_created(&self) -> Result<()> {
-        self.wait_for(None, |progress| progress.created || progress.running)
-            .map(drop)
+        self.wait_to_reach(|progress| progress.created || progress.running)
     }
 
     /// Lets the program run; blocks until it does.
@@ -383,11 +436,18 @@ impl Container {
     /// `PermissionDenied` (`CommandNotExecutable`). `InvalidState` if it has been started before.
     pub fn start(&self) -> Result<()> {
         match &self.link {
-            Link::Control { start, .. } => {
+            Link::Control {
+                start, progress, ..
+            } => {
                 self.wait_created()?;
                 if let Some(start) = start {
-                    rustix::io::write(start, b"0")
+                    let mut progress = lock(progress);
+                    if progress.started || progress.running {
+                        return Err(already_started());
+                    }
+                    rustix::io::write(&start.writer, b"0")
                         .map_err(|errno| Error::os("start the container", errno))?;
+                    progress.started = true;
                 }
                 self.wait_running()
             }
@@ -400,7 +460,7 @@ impl Container {
     /// # Errors
     /// As [`Self::start`].
     pub fn wait_running(&self) -> Result<()> {
-        self.wait_for(None, |progress| progress.running).map(drop)
+        self.wait_to_reach(|progress| progress.running)
     }
 
     /// Blocks until the container has ended and its cgroup is gone.
@@ -445,6 +505,16 @@ impl Container {
             result => result,
         }
         .map_err(|errno| Error::os(format!("send {signal} to process {}", self.pid), errno))
+    }
+
+    fn wait_to_reach(&self, reached: fn(&Progress) -> bool) -> Result<()> {
+        match (self.wait_for(None, reached)?, &self.link) {
+            (Some(status), Link::Control { progress, .. }) if !reached(&lock(progress)) => {
+                let what = format!("wait for the container, which ended before ({status})");
+                Err(Error::new(ErrorKind::InvalidState, "NotRunning", what))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn wait_until(&self, deadline: Option<Instant>) -> Result<Option<ExitStatus>> {
@@ -653,10 +723,6 @@ fn open_streams(stdio: [Stdio; 3]) -> Result<([OwnedFd; 3], [Option<OwnedFd>; 3]
 }
 
 fn open_stream(stdio: Stdio, number: u8) -> Result<(OwnedFd, Option<OwnedFd>)> {
-    let inherit = |file: BorrowedFd<'_>| {
-        rustix::io::fcntl_dupfd_cloexec(file, 3)
-            .map_err(|errno| Error::os(format!("duplicate standard stream {number}"), errno))
-    };
     match (stdio, number) {
         (Stdio::Null, _) => {
             let flags = OFlags::RDWR | OFlags::CLOEXEC;
@@ -666,11 +732,16 @@ fn open_stream(stdio: Stdio, number: u8) -> Result<(OwnedFd, Option<OwnedFd>)> {
         }
         (Stdio::Piped, 0) => pipe().map(|(reader, writer)| (reader, Some(writer))),
         (Stdio::Piped, _) => pipe().map(|(reader, writer)| (writer, Some(reader))),
-        (Stdio::Inherit, 0) => Ok((inherit(rustix::stdio::stdin())?, None)),
-        (Stdio::Inherit, 1) => Ok((inherit(rustix::stdio::stdout())?, None)),
-        (Stdio::Inherit, _) => Ok((inherit(rustix::stdio::stderr())?, None)),
+        (Stdio::Inherit, 0) => Ok((duplicate(rustix::stdio::stdin())?, None)),
+        (Stdio::Inherit, 1) => Ok((duplicate(rustix::stdio::stdout())?, None)),
+        (Stdio::Inherit, _) => Ok((duplicate(rustix::stdio::stderr())?, None)),
         (Stdio::Fd(file), _) => Ok((file, None)),
     }
+}
+
+fn duplicate(file: impl AsFd) -> Result<OwnedFd> {
+    rustix::io::fcntl_dupfd_cloexec(file, 3)
+        .map_err(|errno| Error::os("duplicate a descriptor", errno))
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd)> {
@@ -698,10 +769,7 @@ fn start_by_fifo(state: &Path) -> Result<()> {
             fifo.write_all(b"0")
                 .map_err(|error| Error::os(format!("write to {path:?}"), error))
         }
-        Err(Errno::NXIO | Errno::NOENT) => {
-            let what = "start a container that has been started before";
-            Err(Error::new(ErrorKind::InvalidState, "AlreadyStarted", what))
-        }
+        Err(Errno::NXIO | Errno::NOENT) => Err(already_started()),
         Err(errno) => Err(Error::os(format!("open {path:?}"), errno)),
     }
 }
@@ -735,6 +803,11 @@ fn open_process(id: ProcessId) -> Result<Option<OwnedFd>> {
     };
     // The descriptor holds on to whatever has the number now; that it is the one meant shows here.
     Ok((ProcessId::of(id.pid).ok() == Some(id)).then_some(pidfd))
+}
+
+fn already_started() -> Error {
+    let what = "start a container that has been started before";
+    Error::new(ErrorKind::InvalidState, "AlreadyStarted", what)
 }
 
 fn not_running(state: &Path) -> Error {

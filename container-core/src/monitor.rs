@@ -119,8 +119,8 @@ fn supervise(
     let init = clone_init(alone, &job.plan, &slots)?;
     // The process has its copies; the ends of pipes must not stay open here.
     drop(slots);
-    let leash = job.attached.then_some(embedder);
-    let result = announce(job, &init, control).and_then(|()| watch(&init, control, leash));
+    let result =
+        announce(job, &init, control).and_then(|()| watch(job, &init, control, embedder));
     if result.is_err() {
         let _ = process::pidfd_send_signal(&init.pidfd, Signal::KILL);
         let _ = wait(&init.pidfd);
@@ -207,9 +207,14 @@ fn announce(job: &Job, init: &Init, control: &OwnedFd) -> Result<(), Failure> {
 }
 
 /// Passes on what the process reports, until it has ended.
-fn watch(init: &Init, control: &OwnedFd, leash: Option<BorrowedFd<'_>>) -> Result<Event, Failure> {
+fn watch(
+    job: &Job,
+    init: &Init,
+    control: &OwnedFd,
+    embedder: BorrowedFd<'_>,
+) -> Result<Event, Failure> {
     let mut report = Some(&init.report);
-    let mut attached = leash;
+    let mut attached = job.attached.then_some(embedder);
     let mut ready = false;
     loop {
         let mut waits = vec![PollFd::new(&init.pidfd, PollFlags::IN)];
@@ -238,6 +243,7 @@ fn watch(init: &Init, control: &OwnedFd, leash: Option<BorrowedFd<'_>>) -> Resul
                 None => {
                     report = None;
                     if ready {
+                        forget_start(job);
                         tell(control.as_fd(), &Event::Running, &[]);
                     }
                 }
@@ -294,6 +300,7 @@ fn clean_up(job: &Job) -> Result<bool, Failure> {
     if let Some(directory) = &job.state {
         let _ = fs::remove_file(directory.join(state::INIT));
     }
+    forget_start(job);
     let Some(cgroup) = &job.cgroup else {
         return Ok(false);
     };
@@ -305,6 +312,13 @@ fn clean_up(job: &Job) -> Result<bool, Failure> {
         .map(|()| killed)
         .map_err(|_| Errno::BUSY)
         .doing("remove the cgroup")
+}
+
+/// Removes the FIFO that the container waited at: who comes now comes too late.
+fn forget_start(job: &Job) {
+    if let Some(directory) = &job.state {
+        let _ = fs::remove_file(directory.join(state::START));
+    }
 }
 
 fn record_exit(job: &Job, status: &ExitStatus) -> Result<(), Failure> {

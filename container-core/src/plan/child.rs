@@ -114,7 +114,8 @@ impl<'a> Prepared<'a> {
         };
         for (number, step) in walker.prepared.plan.steps.iter().enumerate() {
             if let Err(fault) = walker.take(step) {
-                walker.tell(Word::Failed {
+                // Nobody is left to hear of a failure here.
+                let _ = walker.tell(Word::Failed {
                     step: u16::try_from(number).unwrap_or(u16::MAX),
                     call: fault.call as u8,
                     errno: fault.errno.raw_os_error(),
@@ -138,7 +139,8 @@ struct Found {
     uid: u32,
     gid: u32,
     groups: [u32; MAX_GROUPS],
-    count: usize,
+    /// How many of them there are; `None` where this process may not set any.
+    count: Option<usize>,
 }
 
 /// More supplementary groups than any account has; the kernel's own limit is 65536.
@@ -158,9 +160,11 @@ struct Walker<'a> {
 }
 
 impl Walker<'_> {
-    fn tell(&self, word: Word) {
-        // Nobody is left to hear of a failure here.
-        let _ = io::write(self.report, &word.to_bytes());
+    /// Fails if the monitor is gone; the first process of a PID namespace gets no SIGPIPE.
+    fn tell(&self, word: Word) -> Walk {
+        io::write(self.report, &word.to_bytes())
+            .at(Call::Write)
+            .map(drop)
     }
 
     fn take(&mut self, step: &Step) -> Walk {
@@ -246,7 +250,7 @@ impl Walker<'_> {
             }
             Step::AwaitStart { start } => {
                 let start = self.prepared.descriptor(*start)?;
-                self.tell(Word::Waiting);
+                self.tell(Word::Waiting)?;
                 await_byte(start)
             }
             Step::SetStdio(slots) => self.set_stdio(*slots),
@@ -463,7 +467,7 @@ impl Walker<'_> {
             uid: 0,
             gid: 0,
             groups: [0; MAX_GROUPS],
-            count: 0,
+            count: None,
         };
         let account = user::look_up(user.to_bytes(), passwd, group, &mut found.groups);
         let Some(account) = account else {
@@ -471,7 +475,7 @@ impl Walker<'_> {
         };
         found.uid = account.uid;
         found.gid = account.gid;
-        found.count = if with_groups { account.groups } else { 0 };
+        found.count = with_groups.then_some(account.groups);
         // `HOME=`, the path and a NUL; what is longer is no path.
         if let Some(home) = self.prepared.home.get_mut(5..5 + account.home.len()) {
             home.copy_from_slice(account.home);
@@ -483,7 +487,10 @@ impl Walker<'_> {
     fn set_account(&self, fixed: Option<&Account>, stdio: [Slot; 3]) -> Walk {
         let (uid, gid, groups) = match (fixed, &self.account) {
             (Some(account), _) => (account.uid, account.gid, account.groups.as_deref()),
-            (None, Some(found)) => (found.uid, found.gid, found.groups.get(..found.count)),
+            (None, Some(found)) => {
+                let groups = found.count.and_then(|count| found.groups.get(..count));
+                (found.uid, found.gid, groups)
+            }
             (None, None) => return Err(Errno::INVAL).at(Call::UserLookup),
         };
         if uid != 0 {
@@ -530,7 +537,7 @@ impl Walker<'_> {
 
     fn execute(&self, program: &Program) -> Walk {
         let mut outcome = Errno::NOENT;
-        self.tell(Word::Ready);
+        self.tell(Word::Ready)?;
         for candidate in &program.candidates {
             // SAFETY: both arrays were built in `Prepared::new` from C strings of the plan, which
             // lives as long as this process, and end with a null pointer.
@@ -593,7 +600,7 @@ fn change_directory(path: &CStr) -> Walk {
         Err(Errno::NOENT) => {
             let root = fs::openat(CWD, c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
                 .at(Call::Open)?;
-            let made = open_or_make(root.as_fd(), path, Make::Directory)?;
+            let made = open_or_make(root.as_fd(), relative(path), Make::Directory)?;
             process::fchdir(&made).at(Call::Chdir)?;
         }
         result => result.at(Call::Chdir)?,
@@ -604,6 +611,13 @@ fn change_directory(path: &CStr) -> Walk {
     } else {
         Err(Errno::NOENT).at(Call::Getcwd)
     }
+}
+
+/// `path` without the slash in front.
+fn relative(path: &CStr) -> &CStr {
+    let bytes = path.to_bytes_with_nul();
+    let rest = bytes.strip_prefix(b"/").unwrap_or(bytes);
+    CStr::from_bytes_with_nul(rest).unwrap_or(path)
 }
 
 fn limit_capabilities(keep: u64) -> Walk {

@@ -656,7 +656,9 @@ impl<'a> Compiler<'a> {
             let what = format!("process.cwd {:?} is not absolute", process.cwd());
             return Err(Error::invalid("InvalidSpec", what));
         }
-        let cwd = c_string("process.cwd", process.cwd().clone().into_os_string())?;
+        // Without `..`, as the walk makes what is missing of it.
+        let cwd = [b"/", inside(process.cwd())?.as_bytes()].concat();
+        let cwd = c_string("process.cwd", cwd.as_slice())?;
         self.steps.push(Step::ChangeDirectory(cwd));
         if self
             .spec

@@ -44,11 +44,16 @@ impl Bundle {
         for dir in ["bin", "dev", "etc", "proc", "root", "sys", "tmp"] {
             fs::create_dir_all(root.join(dir)).expect("make a directory");
         }
-        fs::copy(&busybox, root.join("bin/busybox")).expect("copy busybox");
+        if !root.join("bin/busybox").exists() {
+            fs::copy(&busybox, root.join("bin/busybox")).expect("copy busybox");
+        }
         let applets = Command::new(&busybox).arg("--list").output();
         let applets = String::from_utf8(applets.expect("run busybox").stdout).expect("ASCII");
         for applet in applets.lines().filter(|applet| *applet != "busybox") {
-            symlink("busybox", root.join("bin").join(applet)).expect("link an applet");
+            let link = root.join("bin").join(applet);
+            if !link.is_symlink() {
+                symlink("busybox", link).expect("link an applet");
+            }
         }
         let users = "root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000:web:/home/web:/bin/sh\n";
         fs::write(root.join("etc/passwd"), users).expect("write the users");
