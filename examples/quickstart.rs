@@ -52,6 +52,7 @@ fn main() -> Result<()> {
 
     let engine = Engine::builder()
         .root(scratch.path().join("engine"))
+        .run(scratch.path().join("run"))
         .open()?;
     clock.lap("open the engine");
 

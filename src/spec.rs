@@ -184,6 +184,14 @@ fn set_linux(spec: &mut Spec, config: &RunConfig, surroundings: &Surroundings<'_
         namespaces.push(user);
         linux.set_uid_mappings(Some(map_root(uid)?));
         linux.set_gid_mappings(Some(map_root(gid)?));
+        if let Some(range) = linux
+            .sysctl_mut()
+            .as_mut()
+            .and_then(|sysctl| sysctl.get_mut("net.ipv4.ping_group_range"))
+        {
+            // The kernel refuses groups that are not mapped.
+            *range = "0 0".into();
+        }
     }
     linux.set_namespaces(Some(namespaces));
     let limits = linux.resources().clone().unwrap_or_default();

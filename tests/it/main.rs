@@ -1,6 +1,7 @@
 //! End-to-end tests of the engine: public API only.
 
 mod deps;
+mod engine;
 mod features;
 mod signatures;
 mod source;

@@ -1,32 +1,22 @@
 //! Programs that die, and what the next one finds.
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use container_engine::{Engine, State};
+use container_engine::State;
 
-use super::{ground, open};
+use super::{again, ground, open, open_at, role};
 use crate::support::host::other_processes;
 use crate::support::isolate::{Place, isolated};
-
-/// Tells the test below that it is a program of its own: where the engine is, its cgroup parent, the
-/// image's name, and whether to detach.
-const ROLE: &str = "CONTAINER_ENGINE_TEST_VICTIM";
 
 /// Not a test by itself: the program that is going to die. Starts a container and waits.
 #[test]
 fn victim() {
-    let Ok(role) = std::env::var(ROLE) else { return };
-    let [dir, cgroup, image, how]: [&str; 4] =
-        role.split('\n').collect::<Vec<_>>().try_into().expect("four parts");
-    let engine = Engine::builder()
-        .root(PathBuf::from(dir).join("root"))
-        .run(PathBuf::from(dir).join("run"))
-        .cgroup_parent(cgroup)
-        .open()
-        .expect("open");
+    let Some(role) = role() else { return };
+    let [dir, cgroup, image, how] = &role[..] else { panic!("want four parts, got {role:?}") };
+    let engine = open_at(Path::new(dir), cgroup);
     let image = engine.images().get(image).expect("the image");
     let run = engine.containers().run(&image).name("lasting").publish("8080:80").cmd(["sleep", "1000"]);
     let container = if how == "detach" { run.detach() } else { run.spawn() }.expect("start");
@@ -37,10 +27,8 @@ fn victim() {
 }
 
 fn start_victim(place: &Place, image: &str, how: &str) -> Child {
-    let role = [&place.dir().to_string_lossy(), place.cgroup(), image, how].join("\n");
-    let mut victim = Command::new(std::env::current_exe().expect("this program"))
-        .args(["--exact", "engine::crash::victim", "--nocapture"])
-        .env(ROLE, role)
+    let role = [&*place.dir().to_string_lossy(), place.cgroup(), image, how];
+    let mut victim = again("engine::crash::victim", &role)
         .stdout(Stdio::piped())
         .spawn()
         .expect("start the victim");
