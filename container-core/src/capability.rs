@@ -42,7 +42,8 @@ pub fn number(capability: Capability) -> u32 {
 /// Gives the mask of a set.
 #[must_use]
 pub fn mask(set: &Capabilities) -> u64 {
-    set.iter().fold(0, |mask, capability| mask | bit(number(*capability)))
+    set.iter()
+        .fold(0, |mask, capability| mask | bit(number(*capability)))
 }
 
 /// Gives the set of a mask; bits without a name are left out.
@@ -120,7 +121,11 @@ fn read_list(known: u64, names: &[impl AsRef<str>]) -> Result<(bool, u64)> {
         let bit = bit(number(parse(name)?));
         if known & bit == 0 {
             let what = format!("use capability {name:?}, which this kernel does not have");
-            return Err(Error::new(ErrorKind::Unsupported, "UnknownCapability", what));
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "UnknownCapability",
+                what,
+            ));
         }
         mask |= bit;
     }
@@ -137,7 +142,10 @@ fn up_to(last: u32) -> u64 {
 }
 
 fn in_mask(mask: u64) -> impl Iterator<Item = Capability> {
-    (0..).zip(BY_NUMBER).filter(move |(number, _)| mask & bit(*number) != 0).map(|(_, it)| it)
+    (0..)
+        .zip(BY_NUMBER)
+        .filter(move |(number, _)| mask & bit(*number) != 0)
+        .map(|(_, it)| it)
 }
 
 struct Display(u64);
@@ -245,7 +253,11 @@ mod tests {
             assert_eq!(parse(name).unwrap(), Capability::NetAdmin, "{name}");
         }
         for name in ["", "ALL", "CAP_", "NETADMIN", "CAP_CAP_CHOWN", "chown "] {
-            assert_eq!(parse(name).unwrap_err().code(), "UnknownCapability", "{name}");
+            assert_eq!(
+                parse(name).unwrap_err().code(),
+                "UnknownCapability",
+                "{name}"
+            );
         }
     }
 
@@ -274,17 +286,26 @@ mod tests {
     #[test]
     fn unknown_names_and_those_the_kernel_lacks_are_errors() {
         let error = adjust_on(u64::MAX, DEFAULT, &["FLY"], &NONE).unwrap_err();
-        assert_eq!((error.kind(), error.code()), (ErrorKind::InvalidInput, "UnknownCapability"));
+        assert_eq!(
+            (error.kind(), error.code()),
+            (ErrorKind::InvalidInput, "UnknownCapability")
+        );
         assert!(adjust_on(u64::MAX, DEFAULT, &NONE, &["FLY"]).is_err());
         let error = adjust_on(up_to(37), DEFAULT, &["BPF"], &NONE).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert_eq!(adjust_on(up_to(37), DEFAULT, &["ALL"], &NONE).unwrap(), up_to(37));
+        assert_eq!(
+            adjust_on(up_to(37), DEFAULT, &["ALL"], &NONE).unwrap(),
+            up_to(37)
+        );
     }
 
     #[test]
     fn masks_show_as_names() {
         assert_eq!(display(0).to_string(), "none");
-        assert_eq!(display(bit(0) | bit(21) | bit(60)).to_string(), "CHOWN SYS_ADMIN 60");
+        assert_eq!(
+            display(bit(0) | bit(21) | bit(60)).to_string(),
+            "CHOWN SYS_ADMIN 60"
+        );
     }
 
     #[test]

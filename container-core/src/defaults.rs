@@ -36,8 +36,13 @@ const MASKED: [&str; 13] = [
 ];
 
 /// Files of the kernel that a container must not write.
-const READ_ONLY: [&str; 5] =
-    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const READ_ONLY: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
 
 /// Devices that a container may use: kind, major and minor number (`None`: any), access.
 const DEVICES: [(LinuxDeviceType, Option<i64>, Option<i64>, &str); 11] = [
@@ -52,22 +57,41 @@ const DEVICES: [(LinuxDeviceType, Option<i64>, Option<i64>, &str); 11] = [
     (LinuxDeviceType::C, Some(5), Some(0), "rwm"), // tty
     (LinuxDeviceType::C, Some(5), Some(1), "rwm"), // console
     (LinuxDeviceType::C, Some(5), Some(2), "rwm"), // ptmx
-    (LinuxDeviceType::C, Some(136), None, "rwm"), // pts/*
+    (LinuxDeviceType::C, Some(136), None, "rwm"),  // pts/*
 ];
 
 /// Mounts: where, which file system, options.
 const MOUNTS: [(&str, &str, &[&str]); 7] = [
     ("/proc", "proc", &["nosuid", "noexec", "nodev"]),
-    ("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+    (
+        "/dev",
+        "tmpfs",
+        &["nosuid", "strictatime", "mode=755", "size=65536k"],
+    ),
     (
         "/dev/pts",
         "devpts",
-        &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        &[
+            "nosuid",
+            "noexec",
+            "newinstance",
+            "ptmxmode=0666",
+            "mode=0620",
+            "gid=5",
+        ],
     ),
-    ("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
+    (
+        "/dev/shm",
+        "tmpfs",
+        &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
+    ),
     ("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
     ("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
-    ("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "ro"]),
+    (
+        "/sys/fs/cgroup",
+        "cgroup",
+        &["nosuid", "noexec", "nodev", "ro"],
+    ),
 ];
 
 /// A spec with everything but a command: namespaces of its own, Docker's capabilities, the default
@@ -75,7 +99,11 @@ const MOUNTS: [(&str, &str, &[&str]); 7] = [
 #[must_use]
 pub fn default_spec() -> Spec {
     let mut spec = Spec::default();
-    spec.set_mounts(Some(MOUNTS.map(|(target, kind, options)| mount(target, kind, options)).into()));
+    spec.set_mounts(Some(
+        MOUNTS
+            .map(|(target, kind, options)| mount(target, kind, options))
+            .into(),
+    ));
     let mut process = spec.process().clone().unwrap_or_default();
     process.set_args(None);
     process.set_env(None);
@@ -100,8 +128,14 @@ pub fn default_spec() -> Spec {
     linux.set_readonly_paths(Some(READ_ONLY.map(str::to_owned).into()));
     // Ping without a capability, and low ports without root: harmless in a network of one's own.
     linux.set_sysctl(Some(HashMap::from([
-        ("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned()),
-        ("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned()),
+        (
+            "net.ipv4.ping_group_range".to_owned(),
+            "0 2147483647".to_owned(),
+        ),
+        (
+            "net.ipv4.ip_unprivileged_port_start".to_owned(),
+            "0".to_owned(),
+        ),
     ])));
     let mut resources = LinuxResources::default();
     resources.set_devices(Some(device_rules()));
@@ -122,7 +156,9 @@ pub fn set_capabilities(spec: &mut Spec, mask: u64) {
     spec.set_process(Some(process));
     let mut linux = spec.linux().clone().unwrap_or_default();
     let filter = seccomp::default_profile().expand(&Host::current(mask));
-    linux.set_seccomp(Some(filter.expect("the default profile is well-formed, as a test shows")));
+    linux.set_seccomp(Some(
+        filter.expect("the default profile is well-formed, as a test shows"),
+    ));
     spec.set_linux(Some(linux));
 }
 
@@ -148,8 +184,16 @@ fn capabilities(mask: u64) -> LinuxCapabilities {
         .bounding(set.clone())
         .effective(set.clone())
         .permitted(set)
-        .inheritable(Vec::new().into_iter().collect::<oci_spec::runtime::Capabilities>())
-        .ambient(Vec::new().into_iter().collect::<oci_spec::runtime::Capabilities>())
+        .inheritable(
+            Vec::new()
+                .into_iter()
+                .collect::<oci_spec::runtime::Capabilities>(),
+        )
+        .ambient(
+            Vec::new()
+                .into_iter()
+                .collect::<oci_spec::runtime::Capabilities>(),
+        )
         .build()
         .expect("no field of capabilities is required")
 }
@@ -157,7 +201,10 @@ fn capabilities(mask: u64) -> LinuxCapabilities {
 /// The masked paths, with the thermal counters of every processor.
 fn masked_paths() -> Vec<String> {
     let mut paths: Vec<_> = MASKED.map(str::to_owned).into();
-    let processors = std::fs::read_dir("/sys/devices/system/cpu").into_iter().flatten().flatten();
+    let processors = std::fs::read_dir("/sys/devices/system/cpu")
+        .into_iter()
+        .flatten()
+        .flatten();
     let mut counters: Vec<_> = processors
         .map(|entry| entry.path().join("thermal_throttle"))
         .filter(|path| path.is_dir())
@@ -180,14 +227,19 @@ fn mount(target: &str, kind: &str, options: &[&str]) -> Mount {
     mount.set_destination(Path::new(target).to_owned());
     mount.set_typ(Some(kind.to_owned()));
     mount.set_source(Some(PathBuf::from(kind)));
-    mount.set_options(Some(options.iter().map(|option| (*option).to_owned()).collect()));
+    mount.set_options(Some(
+        options.iter().map(|option| (*option).to_owned()).collect(),
+    ));
     mount
 }
 
 /// Everything is denied but what is listed.
 fn device_rules() -> Vec<LinuxDeviceCgroup> {
     let rule = |allow, kind, major: Option<i64>, minor: Option<i64>, access: &str| {
-        let mut rule = LinuxDeviceCgroupBuilder::default().allow(allow).typ(kind).access(access);
+        let mut rule = LinuxDeviceCgroupBuilder::default()
+            .allow(allow)
+            .typ(kind)
+            .access(access);
         if let Some(major) = major {
             rule = rule.major(major);
         }
@@ -197,7 +249,8 @@ fn device_rules() -> Vec<LinuxDeviceCgroup> {
         rule.build().expect("what is required is given")
     };
     let mut rules = vec![rule(false, LinuxDeviceType::A, None, None, "rwm")];
-    rules.extend(DEVICES.map(|(kind, major, minor, access)| rule(true, kind, major, minor, access)));
+    rules
+        .extend(DEVICES.map(|(kind, major, minor, access)| rule(true, kind, major, minor, access)));
     rules
 }
 
@@ -223,7 +276,10 @@ mod tests {
         hardened(&mut spec);
         let process = spec.process().as_ref().unwrap();
         let sets = process.capabilities().as_ref().unwrap();
-        assert_eq!(capability::mask(sets.bounding().as_ref().unwrap()), 0x8004_05fb);
+        assert_eq!(
+            capability::mask(sets.bounding().as_ref().unwrap()),
+            0x8004_05fb
+        );
         assert_eq!(process.no_new_privileges(), Some(true));
     }
 
@@ -232,7 +288,14 @@ mod tests {
         let spec = default_spec();
         let linux = spec.linux().as_ref().unwrap();
         assert_eq!(linux.namespaces().as_ref().unwrap().len(), 6);
-        assert!(linux.masked_paths().as_ref().unwrap().iter().any(|path| path == "/proc/kcore"));
+        assert!(
+            linux
+                .masked_paths()
+                .as_ref()
+                .unwrap()
+                .iter()
+                .any(|path| path == "/proc/kcore")
+        );
         assert!(linux.seccomp().is_some());
     }
 }

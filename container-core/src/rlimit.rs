@@ -12,7 +12,10 @@ use crate::{Error, Result};
 pub(crate) fn checked(limit: &PosixRlimit) -> Result<(i32, u64, u64)> {
     let (soft, hard) = (limit.soft(), limit.hard());
     if soft > hard {
-        let what = format!("limit {}: soft limit {soft} is above hard limit {hard}", limit.typ());
+        let what = format!(
+            "limit {}: soft limit {soft} is above hard limit {hard}",
+            limit.typ()
+        );
         return Err(Error::invalid("InvalidLimit", what));
     }
     Ok((number(limit.typ()), soft, hard))
@@ -35,21 +38,61 @@ fn number(kind: PosixRlimitType) -> i32 {
 
 const LIMITS: [(PosixRlimitType, Resource, &str); 16] = [
     (PosixRlimitType::RlimitCpu, Resource::Cpu, "RLIMIT_CPU"),
-    (PosixRlimitType::RlimitFsize, Resource::Fsize, "RLIMIT_FSIZE"),
+    (
+        PosixRlimitType::RlimitFsize,
+        Resource::Fsize,
+        "RLIMIT_FSIZE",
+    ),
     (PosixRlimitType::RlimitData, Resource::Data, "RLIMIT_DATA"),
-    (PosixRlimitType::RlimitStack, Resource::Stack, "RLIMIT_STACK"),
+    (
+        PosixRlimitType::RlimitStack,
+        Resource::Stack,
+        "RLIMIT_STACK",
+    ),
     (PosixRlimitType::RlimitCore, Resource::Core, "RLIMIT_CORE"),
     (PosixRlimitType::RlimitRss, Resource::Rss, "RLIMIT_RSS"),
-    (PosixRlimitType::RlimitNproc, Resource::Nproc, "RLIMIT_NPROC"),
-    (PosixRlimitType::RlimitNofile, Resource::Nofile, "RLIMIT_NOFILE"),
-    (PosixRlimitType::RlimitMemlock, Resource::Memlock, "RLIMIT_MEMLOCK"),
+    (
+        PosixRlimitType::RlimitNproc,
+        Resource::Nproc,
+        "RLIMIT_NPROC",
+    ),
+    (
+        PosixRlimitType::RlimitNofile,
+        Resource::Nofile,
+        "RLIMIT_NOFILE",
+    ),
+    (
+        PosixRlimitType::RlimitMemlock,
+        Resource::Memlock,
+        "RLIMIT_MEMLOCK",
+    ),
     (PosixRlimitType::RlimitAs, Resource::As, "RLIMIT_AS"),
-    (PosixRlimitType::RlimitLocks, Resource::Locks, "RLIMIT_LOCKS"),
-    (PosixRlimitType::RlimitSigpending, Resource::Sigpending, "RLIMIT_SIGPENDING"),
-    (PosixRlimitType::RlimitMsgqueue, Resource::Msgqueue, "RLIMIT_MSGQUEUE"),
+    (
+        PosixRlimitType::RlimitLocks,
+        Resource::Locks,
+        "RLIMIT_LOCKS",
+    ),
+    (
+        PosixRlimitType::RlimitSigpending,
+        Resource::Sigpending,
+        "RLIMIT_SIGPENDING",
+    ),
+    (
+        PosixRlimitType::RlimitMsgqueue,
+        Resource::Msgqueue,
+        "RLIMIT_MSGQUEUE",
+    ),
     (PosixRlimitType::RlimitNice, Resource::Nice, "RLIMIT_NICE"),
-    (PosixRlimitType::RlimitRtprio, Resource::Rtprio, "RLIMIT_RTPRIO"),
-    (PosixRlimitType::RlimitRttime, Resource::Rttime, "RLIMIT_RTTIME"),
+    (
+        PosixRlimitType::RlimitRtprio,
+        Resource::Rtprio,
+        "RLIMIT_RTPRIO",
+    ),
+    (
+        PosixRlimitType::RlimitRttime,
+        Resource::Rttime,
+        "RLIMIT_RTTIME",
+    ),
 ];
 
 #[cfg(test)]
@@ -77,7 +120,10 @@ mod tests {
     fn the_soft_limit_stays_below_the_hard_one() {
         let nofile = Resource::Nofile as i32;
         assert_eq!(checked(&limit(10, 20)).unwrap(), (nofile, 10, 20));
-        assert_eq!(checked(&limit(u64::MAX, u64::MAX)).unwrap(), (nofile, u64::MAX, u64::MAX));
+        assert_eq!(
+            checked(&limit(u64::MAX, u64::MAX)).unwrap(),
+            (nofile, u64::MAX, u64::MAX)
+        );
         let error = checked(&limit(21, 20)).unwrap_err();
         assert_eq!(error.code(), "InvalidLimit");
         assert!(error.to_string().contains("RLIMIT_NOFILE"), "{error}");

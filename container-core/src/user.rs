@@ -169,8 +169,15 @@ fn find_group(wanted: &[u8], file: &[u8]) -> Result<u32, Fault> {
 fn list_groups(user: &[u8], file: &[u8], groups: &mut [u32]) -> Result<usize, Fault> {
     let mut count = 0;
     for line in entries(file).filter_map(GroupLine::read) {
-        let known = groups.get(..count).is_some_and(|found| found.contains(&line.gid));
-        if known || !line.members.split(|byte| *byte == b',').any(|member| member == user) {
+        let known = groups
+            .get(..count)
+            .is_some_and(|found| found.contains(&line.gid));
+        if known
+            || !line
+                .members
+                .split(|byte| *byte == b',')
+                .any(|member| member == user)
+        {
             continue;
         }
         *groups.get_mut(count).ok_or(Fault::TooManyGroups)? = line.gid;
@@ -215,8 +222,16 @@ impl<'f> PasswdLine<'f> {
         let name = fields.next().filter(|name| !name.is_empty())?;
         let uid = read_number(fields.nth(1)?)?;
         let gid = read_number(fields.next()?)?;
-        let home = fields.nth(1).filter(|home| !home.is_empty()).unwrap_or(b"/");
-        Some(Self { name, uid, gid, home })
+        let home = fields
+            .nth(1)
+            .filter(|home| !home.is_empty())
+            .unwrap_or(b"/");
+        Some(Self {
+            name,
+            uid,
+            gid,
+            home,
+        })
     }
 
     fn is(&self, id: Id<'_>) -> bool {
@@ -281,3 +296,147 @@ const MAX_ID: u32 = (1 << 31) - 1;
 
 /// The kernel's limit of supplementary groups (`NGROUPS_MAX`).
 const MAX_GROUPS: usize = 1 << 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\n\
+        # a remark\n\
+        daemon:x:1:2::/sbin:\n\
+        web:x:405:100:Web,,,:/srv/web:/bin/false\r\n\
+        short:x:7\n\
+        homeless:x:8:8::\n\
+        large:x:4294967296:0::/:\n\
+        minus:x:-1:0::/:\n\
+        plus:x:+0:+0::/:\n\
+        4294967296:x:0:0::/:\n\
+        -1:x:0:0::/:\n\
+        +0:x:0:0::/:\n\
+         0:x:0:0::/:\n\
+        1000:x:0:0::/root:\n\
+        :x:0:0::/:\n";
+    const GROUP: &[u8] = b"root:x:0:\n\
+        users:x:100:\n\
+        disk:x:6:web,daemon\n\
+        media:x:44:web\n\
+        again:x:44:web\n\
+        huge:x:4294967295:web\n\
+        4294967296:x:0:\n";
+
+    fn ids(user: &str) -> (u32, u32, Vec<u32>, String) {
+        let user = resolve(user, PASSWD, GROUP).unwrap();
+        let home = String::from_utf8(user.home).unwrap();
+        (user.uid, user.gid, user.additional_gids, home)
+    }
+
+    #[test]
+    fn names_and_numbers_find_the_same_account() {
+        let web = (405, 100, vec![6, 44], "/srv/web".to_owned());
+        assert_eq!(ids("web"), web);
+        assert_eq!(ids("405"), web);
+        assert_eq!(ids(""), (0, 0, vec![], "/root".to_owned()));
+        assert_eq!(ids("daemon"), (1, 2, vec![6], "/sbin".to_owned()));
+        assert_eq!(ids("homeless").3, "/");
+    }
+
+    #[test]
+    fn a_group_that_is_asked_for_is_the_only_one() {
+        assert_eq!(ids("web:users"), (405, 100, vec![], "/srv/web".to_owned()));
+        assert_eq!(ids("web:7"), (405, 7, vec![], "/srv/web".to_owned()));
+        assert_eq!(ids("12345:12346"), (12345, 12346, vec![], "/".to_owned()));
+        assert_eq!(ids("12345"), (12345, 0, vec![], "/".to_owned()));
+        assert_eq!(ids("web:").2, [6, 44]);
+    }
+
+    #[test]
+    fn digits_are_never_a_name() {
+        // The line named 1000 has uid 0.
+        assert_eq!(ids("1000"), (1000, 0, vec![], "/".to_owned()));
+        assert_eq!(ids("2147483647").0, 2_147_483_647);
+        assert_eq!(ids("0").0, 0);
+    }
+
+    #[test]
+    fn what_only_looks_like_a_number_is_an_error() {
+        for user in [
+            "4294967296",
+            "2147483648",
+            "-1",
+            "+0",
+            " 0",
+            "0 ",
+            "\t0",
+            "0\n",
+            "0:-1",
+            "0:+0",
+            "0: 0",
+            "0:4294967296",
+            ":0",
+            ":web",
+            "18446744073709551616",
+            "\u{0}",
+        ] {
+            let error = resolve(user, PASSWD, GROUP).unwrap_err();
+            assert_eq!(error.code(), "InvalidUser", "{user:?}");
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{user:?}");
+        }
+    }
+
+    #[test]
+    fn lines_whose_numbers_cannot_be_read_do_not_exist() {
+        for user in ["large", "minus", "plus", "short", "nobody"] {
+            assert_eq!(
+                resolve(user, PASSWD, GROUP).unwrap_err().code(),
+                "UnknownUser",
+                "{user}"
+            );
+        }
+        for group in ["huge", "nogroup", "0:0"] {
+            let user = format!("web:{group}");
+            assert_eq!(
+                resolve(&user, PASSWD, GROUP).unwrap_err().code(),
+                "UnknownGroup",
+                "{user}"
+            );
+        }
+    }
+
+    #[test]
+    fn groups_are_listed_once() {
+        assert_eq!(
+            resolve_groups(&["media", "44", "7", "users"], GROUP).unwrap(),
+            [44, 7, 100]
+        );
+        for (group, code) in [
+            ("huge", "UnknownGroup"),
+            ("-1", "InvalidUser"),
+            ("", "InvalidUser"),
+        ] {
+            assert_eq!(
+                resolve_groups(&[group], GROUP).unwrap_err().code(),
+                code,
+                "{group:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn files_and_memberships_are_bounded() {
+        let large = vec![b'\n'; MAX_FILE + 1];
+        assert_eq!(
+            resolve("0", &large, GROUP).unwrap_err().code(),
+            "FileTooLarge"
+        );
+        assert!(resolve("0", &large[1..], GROUP).is_ok());
+        let mut one = [0; 1];
+        assert_eq!(
+            find(b"web", PASSWD, GROUP, &mut one),
+            Err(Fault::TooManyGroups)
+        );
+        assert_eq!(
+            look_up(b"daemon", PASSWD, GROUP, &mut one).unwrap().groups,
+            1
+        );
+    }
+}

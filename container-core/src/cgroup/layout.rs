@@ -48,7 +48,9 @@ impl Layout {
     }
 
     pub(super) fn has(&self, version: Version) -> bool {
-        self.hierarchies.iter().any(|hierarchy| hierarchy.version == version)
+        self.hierarchies
+            .iter()
+            .any(|hierarchy| hierarchy.version == version)
     }
 
     /// The hierarchy that has `controller` at `version`.
@@ -61,7 +63,10 @@ impl Layout {
 
 impl Hierarchy {
     fn at(mount: Mount) -> Self {
-        let own = mount.own.components().map(|component| component.as_os_str());
+        let own = mount
+            .own
+            .components()
+            .map(|component| component.as_os_str());
         let mut base = mount.mount_point.clone();
         let mut own = own.into_iter();
         let base = loop {
@@ -75,7 +80,10 @@ impl Hierarchy {
         };
         let mut controllers = mount.controllers;
         if mount.version == Version::V2 {
-            let file = base.as_ref().unwrap_or(&mount.mount_point).join("cgroup.controllers");
+            let file = base
+                .as_ref()
+                .unwrap_or(&mount.mount_point)
+                .join("cgroup.controllers");
             let text = fs::read_to_string(file).unwrap_or_default();
             controllers = text.split_whitespace().map(str::to_owned).collect();
         }
@@ -90,9 +98,7 @@ impl Hierarchy {
 
 /// Whether this process may make groups in `group` and put processes there.
 fn may_change(group: &Path, version: Version) -> bool {
-    let may_write = |path: &Path| {
-        accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
-    };
+    let may_write = |path: &Path| accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok();
     let files: &[&str] = match version {
         Version::V1 => &["cgroup.procs"],
         Version::V2 => &["cgroup.procs", "cgroup.subtree_control"],
@@ -115,7 +121,8 @@ struct Mount {
 fn visible(mounts: Vec<Mount>) -> Vec<Mount> {
     let mut seen: Vec<Mount> = Vec::new();
     for mount in mounts {
-        let same = |it: &Mount| (it.version, &it.controllers) == (mount.version, &mount.controllers);
+        let same =
+            |it: &Mount| (it.version, &it.controllers) == (mount.version, &mount.controllers);
         if !seen.iter().any(same) && is_on_top(&mount) {
             seen.push(mount);
         }
@@ -124,7 +131,12 @@ fn visible(mounts: Vec<Mount>) -> Vec<Mount> {
 }
 
 fn is_on_top(mount: &Mount) -> bool {
-    match statx(CWD, &mount.mount_point, AtFlags::empty(), StatxFlags::MNT_ID) {
+    match statx(
+        CWD,
+        &mount.mount_point,
+        AtFlags::empty(),
+        StatxFlags::MNT_ID,
+    ) {
         // Kernels before 5.8 do not tell.
         Ok(status) if status.stx_mask & StatxFlags::MNT_ID.bits() == 0 => true,
         Ok(status) => status.stx_mnt_id == mount.id,
@@ -146,7 +158,11 @@ fn parse(mountinfo: &str, own: &str) -> Vec<Mount> {
             continue;
         };
         let controllers: Vec<_> = names.split(',').filter(|it| !it.is_empty()).collect();
-        let version = if controllers.is_empty() { Version::V2 } else { Version::V1 };
+        let version = if controllers.is_empty() {
+            Version::V2
+        } else {
+            Version::V1
+        };
         for mount in &mounts {
             let has = |name: &&str| mount.options.split(',').any(|option| option == *name);
             if mount.version != version || !controllers.iter().all(has) {
@@ -186,7 +202,13 @@ impl<'l> MountLine<'l> {
             _ => return None,
         };
         let options = kind.nth(1).unwrap_or_default();
-        Some(Self { id, root, mount_point, version, options })
+        Some(Self {
+            id,
+            root,
+            mount_point,
+            version,
+            options,
+        })
     }
 }
 
@@ -195,16 +217,24 @@ impl<'l> MountLine<'l> {
 fn below(root: &str, group: &str) -> PathBuf {
     let group = Path::new(group);
     let inside = group.strip_prefix(root).unwrap_or(Path::new(""));
-    let plain = inside.components().all(|it| matches!(it, std::path::Component::Normal(_)));
-    if plain { inside.to_owned() } else { PathBuf::new() }
+    let plain = inside
+        .components()
+        .all(|it| matches!(it, std::path::Component::Normal(_)));
+    if plain {
+        inside.to_owned()
+    } else {
+        PathBuf::new()
+    }
 }
 
 /// Undoes the octal escapes of blanks and backslashes.
 fn unescape(text: &str) -> String {
-    ["\\040 ", "\\011\t", "\\012\n", "\\134\\"].iter().fold(text.to_owned(), |text, pair| {
-        let (escape, plain) = pair.split_at(4);
-        text.replace(escape, plain)
-    })
+    ["\\040 ", "\\011\t", "\\012\n", "\\134\\"]
+        .iter()
+        .fold(text.to_owned(), |text, pair| {
+            let (escape, plain) = pair.split_at(4);
+            text.replace(escape, plain)
+        })
 }
 
 #[cfg(test)]
@@ -216,12 +246,22 @@ mod tests {
             .into_iter()
             .map(|mount| {
                 let (at, own) = (mount.mount_point.display(), mount.own.display());
-                (mount.version, mount.controllers.join(","), at.to_string(), own.to_string())
+                (
+                    mount.version,
+                    mount.controllers.join(","),
+                    at.to_string(),
+                    own.to_string(),
+                )
             })
             .collect()
     }
 
-    fn mount(version: Version, names: &str, at: &str, own: &str) -> (Version, String, String, String) {
+    fn mount(
+        version: Version,
+        names: &str,
+        at: &str,
+        own: &str,
+    ) -> (Version, String, String, String) {
         (version, names.to_owned(), at.to_owned(), own.to_owned())
     }
 
@@ -260,20 +300,34 @@ mod tests {
     #[test]
     fn a_mount_of_a_part_shows_the_own_group_below_it() {
         let mountinfo = "35 31 0:32 /docker/x /odd\\040place rw - cgroup cgroup rw,memory\n";
-        for (group, want) in [("/docker/x/y", "y"), ("/docker/x", ""), ("/other", ""), ("/../z", "")] {
+        for (group, want) in [
+            ("/docker/x/y", "y"),
+            ("/docker/x", ""),
+            ("/other", ""),
+            ("/../z", ""),
+        ] {
             let got = read(mountinfo, &format!("4:memory:{group}\n"));
-            assert_eq!(got, [mount(Version::V1, "memory", "/odd place", want)], "{group}");
+            assert_eq!(
+                got,
+                [mount(Version::V1, "memory", "/odd place", want)],
+                "{group}"
+            );
         }
     }
 
     #[test]
     fn lines_that_make_no_sense_are_passed_over() {
-        assert_eq!(read("x\n1 2\n - \n1 2 3 / - cgroup\n", "\n1\n1:memory\n"), []);
+        assert_eq!(
+            read("x\n1 2\n - \n1 2 3 / - cgroup\n", "\n1\n1:memory\n"),
+            []
+        );
     }
 
     #[test]
     fn the_host_has_a_hierarchy() {
-        let Ok(text) = fs::read_to_string("/proc/self/mountinfo") else { return };
+        let Ok(text) = fs::read_to_string("/proc/self/mountinfo") else {
+            return;
+        };
         if text.contains(" - cgroup") {
             assert!(!Layout::host().unwrap().hierarchies.is_empty());
         }

@@ -15,24 +15,23 @@ mod v1;
 mod v2;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, DirBuilder};
-use std::io::{self, Write};
+use std::fs;
+use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use oci_spec::runtime::LinuxResources;
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{CWD, Mode, OFlags, XattrFlags, mkdir, openat};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 use self::layout::{Layout, Version};
 pub use self::path::CgroupPath;
 use self::setting::{Absent, Setting, Settings};
 use crate::{Error, ErrorKind, Result};
-
-/// How long a removal waits for processes that are about to end.
-const REMOVAL: Duration = Duration::from_secs(2);
 
 /// Which versions of cgroups a host has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +109,10 @@ struct Group {
 /// What a process needs to enter a group.
 #[derive(Debug, Default)]
 pub struct Join {
-    /// Files of version 1 groups, to which the process writes `0`.
+    /// Files of version 1 groups, to which a process of one thread writes `0`.
+    ///
+    /// These are the `tasks` files: a write to `cgroup.procs` would wait until no process of the whole
+    /// host is about to fork or exec, which takes up to tens of milliseconds.
     pub procs: Vec<OwnedFd>,
     /// The directory of the version 2 group, for `CLONE_INTO_CGROUP`.
     pub into: Option<OwnedFd>,
@@ -130,14 +132,24 @@ impl Cgroup {
     pub fn create(path: &CgroupPath, resources: &LinuxResources) -> Result<Self> {
         let layout = Layout::host()?;
         let settings = setting::collect(layout, resources)?;
-        let cgroup = Self::plan(path)?;
-        cgroup.make(layout, &settings).map_err(|error| match cgroup.remove() {
-            // A group of that name is somebody else's.
-            _ if error.kind() == ErrorKind::AlreadyExists => error,
-            Err(cleanup) => error.with_cleanup([cleanup]),
-            Ok(()) => error,
-        })?;
-        Ok(cgroup)
+        let planned = Self::plan(path)?;
+        let mut made = Self {
+            path: path.clone(),
+            groups: Vec::new(),
+        };
+        let outcome = planned.groups.into_iter().try_for_each(|group| {
+            group.make(path, &settings)?;
+            made.groups.push(group);
+            Ok(())
+        });
+        match outcome.and_then(|()| made.limit(layout, &settings)) {
+            Ok(()) => Ok(made),
+            // What could not be made was somebody else's: only what was made goes.
+            Err(error) => Err(match made.remove() {
+                Err(cleanup) => error.with_cleanup([cleanup]),
+                Ok(()) => error,
+            }),
+        }
     }
 
     /// The group as it will be made, to be recorded before it is.
@@ -159,8 +171,13 @@ impl Cgroup {
             })
             .collect();
         if groups.is_empty() {
-            let what = format!("make cgroup {path}: no hierarchy has a group that this user may change");
-            return Err(Error::new(ErrorKind::PermissionDenied, "CgroupUnavailable", what));
+            let what =
+                format!("make cgroup {path}: no hierarchy has a group that this user may change");
+            return Err(Error::new(
+                ErrorKind::PermissionDenied,
+                "CgroupUnavailable",
+                what,
+            ));
         }
         Ok(Self {
             path: path.clone(),
@@ -212,7 +229,7 @@ impl Cgroup {
         for group in &self.groups {
             match group.version {
                 Version::V1 => {
-                    let file = group.directory.join("cgroup.procs");
+                    let file = group.directory.join("tasks");
                     join.procs.push(open(&file, OFlags::WRONLY)?);
                 }
                 Version::V2 => {
@@ -238,7 +255,25 @@ impl Cgroup {
         });
         let text = read(&file)?;
         let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
-        Ok(count.and_then(|count| count.trim().parse().ok()).unwrap_or(0))
+        Ok(count
+            .and_then(|count| count.trim().parse().ok())
+            .unwrap_or(0))
+    }
+
+    /// How many bytes of memory the group may use; `None` without a limit.
+    ///
+    /// # Errors
+    /// `Os` if the group is gone.
+    pub fn memory_limit(&self) -> Result<Option<u64>> {
+        let Some((version, group)) = self.group_with("memory") else {
+            return Ok(None);
+        };
+        let file = group.join(match version {
+            Version::V1 => "memory.limit_in_bytes",
+            Version::V2 => "memory.max",
+        });
+        let limit = read(&file)?.trim().parse().ok();
+        Ok(limit.filter(|limit| *limit < UNLIMITED))
     }
 
     /// The processes in the group and below it, as this PID namespace numbers them.
@@ -256,55 +291,58 @@ impl Cgroup {
     /// Stops all processes in the group and below it, until [`Self::thaw`].
     ///
     /// # Errors
-    /// `Unsupported` (`ControllerUnavailable`) where the host has no freezer.
+    /// `Unsupported` (`ControllerUnavailable`) where the host has no freezer; `TimedOut` if something
+    /// still runs after two seconds, and then everything does.
     pub fn freeze(&self) -> Result<()> {
-        self.set_frozen(true)
+        let freezer = self.freezer()?;
+        let stopped = freezer
+            .set(true)
+            .and_then(|()| freezer.wait(Instant::now() + REMOVAL));
+        stopped.map_err(|error| match freezer.set(false) {
+            Err(cleanup) => error.with_cleanup([cleanup]),
+            Ok(()) => error,
+        })
     }
 
     /// Lets the processes go on.
     ///
     /// # Errors
-    /// As [`Self::freeze`].
+    /// `Unsupported` as [`Self::freeze`].
     pub fn thaw(&self) -> Result<()> {
-        self.set_frozen(false)
+        self.freezer()?.set(false)
     }
 
     /// Kills everything in the group and below it; frozen processes die, too.
     ///
     /// # Errors
-    /// `Busy` if something is still alive after two seconds.
+    /// `Busy` (`ProcessesAlive`) if something is still alive after two seconds.
     pub fn kill_all(&self) -> Result<()> {
-        let unified = self.groups.iter().find(|group| group.version == Version::V2);
-        if let Some(group) = unified {
-            // Linux 5.14; on a hybrid host the processes are in both.
+        let deadline = Instant::now() + REMOVAL;
+        if let Some(group) = self.unified() {
+            // Linux 5.14. What is left, or came in by version 1 alone, is killed one by one.
             let _ = fs::write(group.directory.join("cgroup.kill"), "1");
         }
-        let deadline = Instant::now() + REMOVAL;
         let mut pause = Duration::from_micros(100);
         loop {
             let pids = self.pids()?;
             if pids.is_empty() {
                 return Ok(());
             }
-            // Nothing that is frozen can be missed, and nothing can fork away meanwhile.
-            let frozen = self.freeze().is_ok();
-            for pid in self.pids()? {
-                kill(pid);
-            }
-            if frozen {
-                self.thaw()?;
-            }
             if Instant::now() > deadline {
-                let what = format!("kill the processes of cgroup {}: {pids:?} live on", self.path);
+                let what = format!(
+                    "kill the processes of cgroup {}: {pids:?} live on",
+                    self.path
+                );
                 return Err(Error::new(ErrorKind::Busy, "ProcessesAlive", what).with_retry());
             }
-            std::thread::sleep(pause);
+            self.kill_each(deadline)?;
+            thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(50));
         }
     }
 
-    /// Removes the group with all groups below it, and the groups above it that are empty then; done
-    /// if it is gone.
+    /// Removes the group with all groups below it, and those above it that this library made and that
+    /// are empty then; done if it is gone.
     ///
     /// # Errors
     /// `Cleanup` with all that could not be removed; `Busy` among it where processes are alive.
@@ -313,7 +351,7 @@ impl Cgroup {
         let mut errors = Vec::new();
         for group in &self.groups {
             match tree::remove(&group.directory, deadline) {
-                Ok(()) => remove_ancestors(&group.directory, &self.path),
+                Ok(()) => group.remove_ancestors(&self.path),
                 Err(error) => errors.push(error),
             }
         }
@@ -324,26 +362,7 @@ impl Cgroup {
         Err(Error::new(ErrorKind::Cleanup, "Cleanup", what).with_cleanup(errors))
     }
 
-    fn make(&self, layout: &Layout, settings: &[Settings]) -> Result<()> {
-        for group in &self.groups {
-            for ancestor in self.path.ancestors() {
-                let base = base_of(&group.directory, &self.path);
-                make_directory(&base.join(ancestor), true)?;
-                self.pass_on(group, &base.join(ancestor), settings)?;
-            }
-            if group.version == Version::V2 {
-                self.pass_on(group, &base_of(&group.directory, &self.path), settings)?;
-                // Again, now that the controllers reach the groups in between.
-                for ancestor in self.path.ancestors() {
-                    let base = base_of(&group.directory, &self.path);
-                    self.pass_on(group, &base.join(ancestor), settings)?;
-                }
-            }
-            make_directory(&group.directory, false)?;
-            if group.version == Version::V1 && group.controllers.iter().any(|it| it == "cpuset") {
-                fill_cpuset(&group.directory)?;
-            }
-        }
+    fn limit(&self, layout: &Layout, settings: &[Settings]) -> Result<()> {
         for part in settings {
             let hierarchy = layout.with(part.version, part.controller);
             let Some(base) = hierarchy.and_then(|hierarchy| hierarchy.base.as_ref()) else {
@@ -357,22 +376,63 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Version 1: gives a group above its processors, which a new group has none of. Version 2: lets
-    /// the groups below have the controllers that are needed.
-    fn pass_on(&self, group: &Group, directory: &Path, settings: &[Settings]) -> Result<()> {
-        if group.version == Version::V1 {
-            if group.controllers.iter().any(|it| it == "cpuset") {
-                fill_cpuset(directory)?;
+    /// Kills what is in the group now. It is stopped meanwhile where that can be, so that nothing
+    /// forks away, and goes on again whatever fails.
+    fn kill_each(&self, deadline: Instant) -> Result<()> {
+        let freezer = self.freezer().ok();
+        if let Some(freezer) = &freezer {
+            // A group that does not stop in time is killed as it runs.
+            let soon = deadline.min(Instant::now() + Duration::from_millis(100));
+            let _ = freezer.set(true).and_then(|()| freezer.wait(soon));
+        }
+        let killed = self.pids().and_then(|pids| {
+            let held: Vec<_> = pids.into_iter().filter_map(hold).collect();
+            // A number that is still listed was not given to another process before it was held.
+            let still = self.pids()?;
+            for (pid, process) in held.iter().filter(|(pid, _)| still.contains(pid)) {
+                match pidfd_send_signal(process, Signal::KILL) {
+                    Ok(()) | Err(Errno::SRCH) => {}
+                    Err(errno) => return Err(Error::os(format!("kill process {pid}"), errno)),
+                }
             }
-            return Ok(());
+            Ok(())
+        });
+        let thawed = freezer.map_or(Ok(()), |freezer| freezer.set(false));
+        killed.and(thawed)
+    }
+
+    fn unified(&self) -> Option<&Group> {
+        self.groups
+            .iter()
+            .find(|group| group.version == Version::V2)
+    }
+
+    /// The unified one if there is one: what it stops can still be killed.
+    fn freezer(&self) -> Result<Freezer> {
+        let unified = self.unified().map(|group| Freezer {
+            file: group.directory.join("cgroup.freeze"),
+            words: ("1", "0"),
+            report: group.directory.join("cgroup.events"),
+            stopped: "frozen 1",
+        });
+        if let Some(freezer) = unified.filter(|freezer| freezer.file.exists()) {
+            return Ok(freezer);
         }
-        for controller in setting::v2_controllers(settings) {
-            let file = directory.join("cgroup.subtree_control");
-            // A group that has processes, or that lacks the controller itself, refuses; then the
-            // limit's own file is missing, which is the error to report.
-            let _ = fs::write(file, format!("+{controller}"));
-        }
-        Ok(())
+        let Some((Version::V1, group)) = self.group_with("freezer") else {
+            let what = format!("freeze cgroup {}: this host has no freezer", self.path);
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "ControllerUnavailable",
+                what,
+            ));
+        };
+        let file = group.join("freezer.state");
+        Ok(Freezer {
+            report: file.clone(),
+            file,
+            words: ("FROZEN", "THAWED"),
+            stopped: "FROZEN",
+        })
     }
 
     fn group_with(&self, controller: &str) -> Option<(Version, &Path)> {
@@ -380,31 +440,150 @@ impl Cgroup {
         let group = self.groups.iter().find(has)?;
         Some((group.version, &group.directory))
     }
+}
 
-    fn set_frozen(&self, frozen: bool) -> Result<()> {
-        let v1 = self.group_with("freezer").map(|(_, group)| group);
-        let unified = self.groups.iter().find(|group| group.version == Version::V2);
-        match (v1, unified) {
-            (Some(group), _) => {
-                let value = if frozen { "FROZEN" } else { "THAWED" };
-                write(&group.join("freezer.state"), value)
+impl Group {
+    /// Makes the group, and those above it that are missing.
+    fn make(&self, path: &CgroupPath, settings: &[Settings]) -> Result<()> {
+        let failed = |errno| Error::os(format!("make cgroup {:?}", self.directory), errno);
+        for _ in 0..ATTEMPTS {
+            match mkdir(&self.directory, MODE) {
+                Ok(()) => {
+                    return self.prepare(path, settings).map_err(|error| {
+                        match tree::remove(&self.directory, Instant::now()) {
+                            Err(cleanup) => error.with_cleanup([cleanup]),
+                            Ok(()) => error,
+                        }
+                    });
+                }
+                Err(Errno::EXIST) => return Err(failed(Errno::EXIST).with_code("CgroupExists")),
+                // Nothing above it yet, or no longer: the last user of a group removes it.
+                Err(Errno::NOENT) => match self.make_ancestors(path) {
+                    Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                },
+                Err(errno) => return Err(failed(errno)),
             }
-            (None, Some(group)) => {
-                write(&group.directory.join("cgroup.freeze"), if frozen { "1" } else { "0" })
+        }
+        Err(failed(Errno::NOENT).with_retry())
+    }
+
+    fn make_ancestors(&self, path: &CgroupPath) -> Result<()> {
+        for ancestor in self.ancestors(path) {
+            match mkdir(&ancestor, MODE) {
+                Ok(()) => {
+                    mark(&ancestor);
+                    if self.has_cpuset() {
+                        fill_cpuset(&ancestor)?;
+                    }
+                }
+                Err(Errno::EXIST) => {}
+                Err(errno) => return Err(Error::os(format!("make cgroup {ancestor:?}"), errno)),
             }
-            (None, None) => {
-                let what = format!("freeze cgroup {}: this host has no freezer", self.path);
-                Err(Error::new(ErrorKind::Unsupported, "ControllerUnavailable", what))
+        }
+        Ok(())
+    }
+
+    /// Version 1: gives the group processors, which a new one has none of. Version 2: has the groups
+    /// above hand down the controllers that are needed, and those that count.
+    fn prepare(&self, path: &CgroupPath, settings: &[Settings]) -> Result<()> {
+        if self.has_cpuset() {
+            return fill_cpuset(&self.directory);
+        }
+        if self.version == Version::V1 {
+            return Ok(());
+        }
+        let needed = setting::v2_controllers(settings);
+        let counting = ["memory", "pids"]
+            .into_iter()
+            .filter(|it| !needed.contains(it));
+        let counting = counting.filter(|it| self.controllers.iter().any(|known| known == it));
+        let counting: Vec<_> = counting.collect();
+        let base = base_of(&self.directory, path);
+        for above in [base].into_iter().chain(self.ancestors(path)) {
+            let file = above.join("cgroup.subtree_control");
+            for controller in &needed {
+                write(&file, &format!("+{controller}"))?;
+            }
+            for controller in &counting {
+                // Nobody asked: without them nothing is counted.
+                let _ = write(&file, &format!("+{controller}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn has_cpuset(&self) -> bool {
+        self.version == Version::V1 && self.controllers.iter().any(|it| it == "cpuset")
+    }
+
+    /// The groups above it, topmost first.
+    fn ancestors(&self, path: &CgroupPath) -> Vec<PathBuf> {
+        let base = base_of(&self.directory, path);
+        path.ancestors()
+            .map(|ancestor| base.join(ancestor))
+            .collect()
+    }
+
+    /// Removes the groups above it that this library made and nobody uses.
+    fn remove_ancestors(&self, path: &CgroupPath) {
+        for ancestor in self.ancestors(path).iter().rev() {
+            // Somebody else's group is in it: that keeps it.
+            if !is_marked(ancestor) || fs::remove_dir(ancestor).is_err() {
+                return;
             }
         }
     }
 }
 
-/// Sends SIGKILL; a process that ended by itself is as good.
-fn kill(pid: i32) {
-    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+/// The files that stop a group and tell that it has stopped.
+struct Freezer {
+    file: PathBuf,
+    words: (&'static str, &'static str),
+    report: PathBuf,
+    stopped: &'static str,
+}
+
+impl Freezer {
+    fn set(&self, frozen: bool) -> Result<()> {
+        write(&self.file, if frozen { self.words.0 } else { self.words.1 })
     }
+
+    fn wait(&self, deadline: Instant) -> Result<()> {
+        let mut pause = Duration::from_micros(50);
+        while !read(&self.report)?.lines().any(|line| line == self.stopped) {
+            if Instant::now() > deadline {
+                let what = format!("wait for {:?} in {:?}", self.stopped, self.report);
+                return Err(Error::new(ErrorKind::TimedOut, "NotFrozen", what).with_retry());
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+}
+
+/// Opens a process by its number; `None` if it is gone.
+fn hold(pid: i32) -> Option<(i32, OwnedFd)> {
+    let process = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    Some((pid, process))
+}
+
+/// Notes on a group that this library made it. Kernels and mounts that have no room for the note keep
+/// the group.
+fn mark(group: &Path) {
+    for name in MARKS {
+        if rustix::fs::setxattr(group, name, b"1", XattrFlags::empty()).is_ok() {
+            return;
+        }
+    }
+}
+
+fn is_marked(group: &Path) -> bool {
+    let mut value = [0_u8; 8];
+    MARKS
+        .iter()
+        .any(|name| rustix::fs::getxattr(group, *name, &mut value).is_ok())
 }
 
 fn apply(directory: &Path, setting: &Setting) -> Result<()> {
@@ -426,38 +605,31 @@ fn fill_cpuset(directory: &Path) -> Result<()> {
             continue;
         }
         let above = directory.parent().map(|parent| parent.join(name));
-        let inherited = above.map(|above| read(&above)).transpose()?.unwrap_or_default();
+        let inherited = above
+            .map(|above| read(&above))
+            .transpose()?
+            .unwrap_or_default();
         write(&file, inherited.trim())?;
     }
     Ok(())
 }
 
-fn make_directory(path: &Path, may_exist: bool) -> Result<()> {
-    match DirBuilder::new().mode(0o755).create(path) {
-        Err(error) if may_exist && error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        result => result.map_err(|error| Error::os(format!("make cgroup {path:?}"), error)),
-    }
-}
-
-/// Removes the named groups above `group` that nobody uses.
-fn remove_ancestors(group: &Path, path: &CgroupPath) {
-    let base = base_of(group, path);
-    for ancestor in path.ancestors().collect::<Vec<_>>().into_iter().rev() {
-        // Somebody else's group is in it: that keeps it.
-        if fs::remove_dir(base.join(ancestor)).is_err() {
-            return;
-        }
-    }
-}
-
 /// The directory that `path` is below.
 fn base_of(group: &Path, path: &CgroupPath) -> PathBuf {
     let depth = path.as_str().split('/').count();
-    group.ancestors().nth(depth).unwrap_or(Path::new("/")).to_owned()
+    group
+        .ancestors()
+        .nth(depth)
+        .unwrap_or(Path::new("/"))
+        .to_owned()
 }
 
 fn directory_name(mount_point: &Path) -> String {
-    mount_point.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    mount_point
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn open(path: &Path, flags: OFlags) -> Result<OwnedFd> {
@@ -474,3 +646,17 @@ fn write(path: &Path, value: &str) -> Result<()> {
     file.and_then(|mut file| file.write_all(value.as_bytes()))
         .map_err(|error| Error::os(format!("write {value:?} to {path:?}"), error))
 }
+
+/// How long a removal waits for processes that are about to end.
+const REMOVAL: Duration = Duration::from_secs(2);
+
+/// How often a group above is made again that others keep removing.
+const ATTEMPTS: usize = 64;
+
+const MODE: Mode = Mode::from_bits_truncate(0o755);
+
+/// The attributes that mark a group as made by this library: root's, and a plain user's.
+const MARKS: [&str; 2] = ["trusted.container-engine", "user.container-engine"];
+
+/// Version 1 says "no limit" by the largest number of pages, in bytes: just below this.
+const UNLIMITED: u64 = 1 << 62;

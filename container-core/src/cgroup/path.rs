@@ -25,7 +25,10 @@ impl CgroupPath {
     pub fn new(path: &str) -> Result<Self> {
         let relative = path.strip_prefix('/').unwrap_or(path);
         if relative.len() > MAX_PATH || !relative.split('/').all(is_name) {
-            return Err(Error::invalid("InvalidName", format!("name a cgroup {path:?}")));
+            return Err(Error::invalid(
+                "InvalidName",
+                format!("name a cgroup {path:?}"),
+            ));
         }
         Ok(Self(relative.to_owned()))
     }
@@ -36,7 +39,10 @@ impl CgroupPath {
     /// As [`new`](Self::new); `id` must be a single name.
     pub fn below(parent: Option<&str>, id: &str) -> Result<Self> {
         if !is_name(id) {
-            return Err(Error::invalid("InvalidName", format!("name a cgroup {id:?}")));
+            return Err(Error::invalid(
+                "InvalidName",
+                format!("name a cgroup {id:?}"),
+            ));
         }
         Self::new(&format!("{}/{id}", parent.unwrap_or(Self::DEFAULT_PARENT)))
     }
@@ -98,9 +104,18 @@ mod tests {
         ] {
             assert_eq!(CgroupPath::new(text).unwrap().as_str(), want);
         }
-        assert_eq!(CgroupPath::below(None, "web").unwrap().as_str(), "container-engine/web");
-        assert_eq!(CgroupPath::below(Some("/x/y"), "web").unwrap().as_str(), "x/y/web");
-        assert_eq!(CgroupPath::new(&"x".repeat(255)).unwrap().as_str().len(), 255);
+        assert_eq!(
+            CgroupPath::below(None, "web").unwrap().as_str(),
+            "container-engine/web"
+        );
+        assert_eq!(
+            CgroupPath::below(Some("/x/y"), "web").unwrap().as_str(),
+            "x/y/web"
+        );
+        assert_eq!(
+            CgroupPath::new(&"x".repeat(255)).unwrap().as_str().len(),
+            255
+        );
     }
 
     #[test]
@@ -108,15 +123,26 @@ mod tests {
         let long = "x".repeat(256);
         let deep = "x/".repeat(600);
         for text in [
-            "", "/", "//", ".", "..", "../..", "/..", "a/..", "a/../b", "a/./b", "a//b", "a/", "//a",
-            "a\0b", "a\nb", &long, &deep,
+            "", "/", "//", ".", "..", "../..", "/..", "a/..", "a/../b", "a/./b", "a//b", "a/",
+            "//a", "a\0b", "a\nb", &long, &deep,
         ] {
-            assert_eq!(CgroupPath::new(text).unwrap_err().code(), "InvalidName", "{text:?}");
+            assert_eq!(
+                CgroupPath::new(text).unwrap_err().code(),
+                "InvalidName",
+                "{text:?}"
+            );
         }
         for id in ["", ".", "..", "a/b", "/a", "a\0", &"x".repeat(300)] {
-            assert_eq!(CgroupPath::below(None, id).unwrap_err().code(), "InvalidName", "{id:?}");
+            assert_eq!(
+                CgroupPath::below(None, id).unwrap_err().code(),
+                "InvalidName",
+                "{id:?}"
+            );
         }
-        assert_eq!(CgroupPath::below(Some("../.."), "a").unwrap_err().code(), "InvalidName");
+        assert_eq!(
+            CgroupPath::below(Some("../.."), "a").unwrap_err().code(),
+            "InvalidName"
+        );
     }
 
     #[test]

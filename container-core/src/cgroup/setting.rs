@@ -61,7 +61,9 @@ pub(super) fn is_empty(resources: &LinuxResources) -> bool {
     // What cannot be put into settings was asked for all the same.
     let nothing = |list: Result<Vec<Setting>>| list.is_ok_and(|list| list.is_empty());
     refuse_unknown(resources).is_ok()
-        && SUBJECTS.iter().all(|subject| nothing((subject.v1)(resources)))
+        && SUBJECTS
+            .iter()
+            .all(|subject| nothing((subject.v1)(resources)))
 }
 
 /// All that `resources` ask for, for the controllers that this host has.
@@ -82,11 +84,22 @@ pub(super) fn collect(layout: &Layout, resources: &LinuxResources) -> Result<Vec
         };
         let hierarchy = layout.with(version, controller);
         if hierarchy.is_none_or(|hierarchy| hierarchy.base.is_none()) {
-            let what = format!("limit {}: no group of the {controller} controller", subject.field);
+            let what = format!(
+                "limit {}: no group of the {controller} controller",
+                subject.field
+            );
             let what = format!("{what} may be changed by this user");
-            return Err(Error::new(ErrorKind::PermissionDenied, "ControllerUnavailable", what));
+            return Err(Error::new(
+                ErrorKind::PermissionDenied,
+                "ControllerUnavailable",
+                what,
+            ));
         }
-        all.push(Settings { version, controller, list });
+        all.push(Settings {
+            version,
+            controller,
+            list,
+        });
     }
     Ok(all)
 }
@@ -98,8 +111,15 @@ pub(super) fn v2_controllers(settings: &[Settings]) -> BTreeSet<&str> {
 }
 
 fn missing(subject: &Subject, layout: &Layout) -> Error {
-    let name = if layout.has(Version::V1) { subject.v1_name } else { subject.v2_name };
-    let what = format!("limit {}: this host has no {name} controller", subject.field);
+    let name = if layout.has(Version::V1) {
+        subject.v1_name
+    } else {
+        subject.v2_name
+    };
+    let what = format!(
+        "limit {}: this host has no {name} controller",
+        subject.field
+    );
     Error::new(ErrorKind::Unsupported, "ControllerUnavailable", what)
 }
 
@@ -108,13 +128,26 @@ fn refuse_unknown(resources: &LinuxResources) -> Result<()> {
     let refuse = |asked: bool, field: &str| {
         if asked {
             let what = format!("limit linux.resources.{field}, which is not supported");
-            return Err(Error::new(ErrorKind::Unsupported, "ControllerUnavailable", what));
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "ControllerUnavailable",
+                what,
+            ));
         }
         Ok(())
     };
     refuse(resources.network().is_some(), "network")?;
-    refuse(resources.rdma().as_ref().is_some_and(|map| !map.is_empty()), "rdma")?;
-    refuse(resources.unified().as_ref().is_some_and(|map| !map.is_empty()), "unified")
+    refuse(
+        resources.rdma().as_ref().is_some_and(|map| !map.is_empty()),
+        "rdma",
+    )?;
+    refuse(
+        resources
+            .unified()
+            .as_ref()
+            .is_some_and(|map| !map.is_empty()),
+        "unified",
+    )
 }
 
 /// One part of the resources, and how each version takes it.

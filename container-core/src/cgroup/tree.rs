@@ -27,7 +27,10 @@ pub(super) fn remove(group: &Path, deadline: Instant) -> Result<()> {
     let walked = walk(group, &mut |parent, name| {
         let removed = retry(deadline, || unlinkat(parent, name, AtFlags::REMOVEDIR));
         if let Err(errno) = removed {
-            below.push(Error::os(format!("remove cgroup {name:?} below {group:?}"), errno));
+            below.push(Error::os(
+                format!("remove cgroup {name:?} below {group:?}"),
+                errno,
+            ));
         }
         Ok(())
     });
@@ -42,11 +45,16 @@ pub(super) fn pids(group: &Path) -> Result<BTreeSet<i32>> {
     let mut pids = BTreeSet::new();
     let outcome = open(CWD, group).and_then(|directory| {
         read_pids(&directory, &mut pids)?;
-        walk(group, &mut |parent, name| read_pids(&open(parent, name)?, &mut pids))
+        walk(group, &mut |parent, name| {
+            read_pids(&open(parent, name)?, &mut pids)
+        })
     });
     match outcome {
         Ok(()) | Err(Errno::NOENT | Errno::NODEV) => Ok(pids),
-        Err(errno) => Err(Error::os(format!("list the processes of cgroup {group:?}"), errno)),
+        Err(errno) => Err(Error::os(
+            format!("list the processes of cgroup {group:?}"),
+            errno,
+        )),
     }
 }
 
@@ -84,10 +92,7 @@ fn walk(
     }
 }
 
-fn open(
-    parent: impl std::os::fd::AsFd,
-    name: impl rustix::path::Arg,
-) -> Result<OwnedFd, Errno> {
+fn open(parent: impl std::os::fd::AsFd, name: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat(parent, name, flags, Mode::empty())
 }
@@ -108,7 +113,12 @@ fn children(group: &OwnedFd) -> Result<Vec<CString>, Errno> {
 }
 
 fn read_pids(group: &OwnedFd, pids: &mut BTreeSet<i32>) -> Result<(), Errno> {
-    let file = openat(group, c"cgroup.procs", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let file = openat(
+        group,
+        c"cgroup.procs",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     let mut bytes = Vec::new();
     let mut chunk = [0; 4096];
     loop {
@@ -122,7 +132,12 @@ fn read_pids(group: &OwnedFd, pids: &mut BTreeSet<i32>) -> Result<(), Errno> {
     }
     // 0 stands for a process outside of this PID namespace.
     let numbers = String::from_utf8_lossy(&bytes);
-    pids.extend(numbers.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
+    pids.extend(
+        numbers
+            .lines()
+            .filter_map(|line| line.parse::<i32>().ok())
+            .filter(|pid| *pid > 0),
+    );
     Ok(())
 }
 

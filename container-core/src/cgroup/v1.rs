@@ -31,7 +31,8 @@ pub(super) fn swap(memory: &LinuxMemory) -> Result<Option<Swap>> {
         (_, None) => Ok(None),
         (_, Some(swap)) if swap < 0 => Ok(Some(Swap::Unlimited)),
         (Some(limit), Some(swap)) if limit > swap => {
-            let what = format!("limit memory to {limit} and memory with swap to {swap}, which is less");
+            let what =
+                format!("limit memory to {limit} and memory with swap to {swap}, which is less");
             Err(Error::invalid("SwapBelowMemory", what))
         }
         (Some(limit), Some(swap)) if limit > 0 => Ok(Some(Swap::Total(swap))),
@@ -48,7 +49,11 @@ pub(super) fn memory(resources: &LinuxResources) -> Result<Vec<Setting>> {
     };
     let mut settings = Vec::new();
     let mut set = |file: &str, value: Option<i64>| {
-        settings.extend(value.filter(|value| *value != 0).map(|value| Setting::new(file, value)));
+        settings.extend(
+            value
+                .filter(|value| *value != 0)
+                .map(|value| Setting::new(file, value)),
+        );
     };
     // Memory before memory with swap, which may never be the lower one.
     set("memory.limit_in_bytes", memory.limit());
@@ -63,7 +68,11 @@ pub(super) fn memory(resources: &LinuxResources) -> Result<Vec<Setting>> {
         Some(Swap::Unlimited) => settings.push(with_swap(-1).or_skip()),
         None => {}
     }
-    settings.extend(memory.swappiness().map(|value| Setting::new("memory.swappiness", value)));
+    settings.extend(
+        memory
+            .swappiness()
+            .map(|value| Setting::new("memory.swappiness", value)),
+    );
     if memory.disable_oom_killer() == Some(true) {
         settings.push(Setting::new("memory.oom_control", 1));
     }
@@ -79,7 +88,11 @@ pub(super) fn cpu(resources: &LinuxResources) -> Result<Vec<Setting>> {
     };
     let mut settings = Vec::new();
     let mut set = |file: &str, value: Option<i128>| {
-        settings.extend(value.filter(|value| *value != 0).map(|value| Setting::new(file, value)));
+        settings.extend(
+            value
+                .filter(|value| *value != 0)
+                .map(|value| Setting::new(file, value)),
+        );
     };
     set("cpu.shares", cpu.shares().map(i128::from));
     // The quota is checked against the period, the burst against the quota.
@@ -132,13 +145,28 @@ pub(super) fn block_io(resources: &LinuxResources) -> Result<Vec<Setting>> {
         settings.push(Setting::new("blkio.weight", weight).or(bfq));
     }
     for (file, limits) in [
-        ("blkio.throttle.read_bps_device", io.throttle_read_bps_device()),
-        ("blkio.throttle.write_bps_device", io.throttle_write_bps_device()),
-        ("blkio.throttle.read_iops_device", io.throttle_read_iops_device()),
-        ("blkio.throttle.write_iops_device", io.throttle_write_iops_device()),
+        (
+            "blkio.throttle.read_bps_device",
+            io.throttle_read_bps_device(),
+        ),
+        (
+            "blkio.throttle.write_bps_device",
+            io.throttle_write_bps_device(),
+        ),
+        (
+            "blkio.throttle.read_iops_device",
+            io.throttle_read_iops_device(),
+        ),
+        (
+            "blkio.throttle.write_iops_device",
+            io.throttle_write_iops_device(),
+        ),
     ] {
         let line = |it: &LinuxThrottleDevice| {
-            Setting::new(file, format_args!("{}:{} {}", it.major(), it.minor(), it.rate()))
+            Setting::new(
+                file,
+                format_args!("{}:{} {}", it.major(), it.minor(), it.rate()),
+            )
         };
         settings.extend(limits.iter().flatten().map(line));
     }
@@ -150,10 +178,17 @@ pub(super) fn block_io(resources: &LinuxResources) -> Result<Vec<Setting>> {
 /// # Errors
 /// `InvalidLimit` outside of 10 to 1000 and for weights of single devices.
 pub(super) fn checked_weight(io: &LinuxBlockIo) -> Result<Option<u16>> {
-    let devices = io.weight_device().as_ref().is_some_and(|list| !list.is_empty());
+    let devices = io
+        .weight_device()
+        .as_ref()
+        .is_some_and(|list| !list.is_empty());
     if devices || io.leaf_weight().is_some_and(|weight| weight != 0) {
         let what = "limit block I/O by leaf weights or by weights of single devices";
-        return Err(Error::new(crate::ErrorKind::Unsupported, "InvalidLimit", what));
+        return Err(Error::new(
+            crate::ErrorKind::Unsupported,
+            "InvalidLimit",
+            what,
+        ));
     }
     match io.weight() {
         None | Some(0) => Ok(None),
@@ -173,13 +208,21 @@ pub(super) fn scaled_weight(weight: u16) -> u16 {
 pub(super) fn huge_pages(resources: &LinuxResources) -> Result<Vec<Setting>> {
     let limits = resources.hugepage_limits().iter().flatten();
     limits
-        .map(|it| Ok(Setting::new(page_file(it.page_size(), "limit_in_bytes")?, it.limit())))
+        .map(|it| {
+            Ok(Setting::new(
+                page_file(it.page_size(), "limit_in_bytes")?,
+                it.limit(),
+            ))
+        })
         .collect()
 }
 
 /// The file of one page size, such as `hugetlb.2MB.max`.
 pub(super) fn page_file(size: &str, what: &str) -> Result<String> {
-    let number = size.trim_end_matches("KB").trim_end_matches("MB").trim_end_matches("GB");
+    let number = size
+        .trim_end_matches("KB")
+        .trim_end_matches("MB")
+        .trim_end_matches("GB");
     let plain = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
     if !plain || number.len() == size.len() {
         let what = format!("limit huge pages of size {size:?}");
@@ -192,7 +235,11 @@ pub(super) fn devices(resources: &LinuxResources) -> Result<Vec<Setting>> {
     let rules = resources.devices().iter().flatten();
     rules
         .map(|rule| {
-            let file = if rule.allow() { "devices.allow" } else { "devices.deny" };
+            let file = if rule.allow() {
+                "devices.allow"
+            } else {
+                "devices.deny"
+            };
             Ok(Setting::new(file, device_rule(rule)?))
         })
         .collect()
@@ -200,7 +247,11 @@ pub(super) fn devices(resources: &LinuxResources) -> Result<Vec<Setting>> {
 
 /// A rule as the files take it: kind, numbers, access.
 fn device_rule(rule: &LinuxDeviceCgroup) -> Result<String> {
-    let access = rule.access().as_deref().filter(|access| !access.is_empty()).unwrap_or("rwm");
+    let access = rule
+        .access()
+        .as_deref()
+        .filter(|access| !access.is_empty())
+        .unwrap_or("rwm");
     let kind = match rule.typ().unwrap_or_default() {
         LinuxDeviceType::A => "a",
         LinuxDeviceType::B => "b",
@@ -239,7 +290,10 @@ mod tests {
         resources: &str,
     ) -> Result<Vec<String>> {
         let settings = part(&serde_json::from_str(resources).unwrap())?;
-        Ok(settings.iter().map(|it| format!("{}={}", it.file, it.value)).collect())
+        Ok(settings
+            .iter()
+            .map(|it| format!("{}={}", it.file, it.value))
+            .collect())
     }
 
     fn code(part: fn(&LinuxResources) -> Result<Vec<Setting>>, resources: &str) -> &'static str {
@@ -253,23 +307,53 @@ mod tests {
         for (json, want) in [
             ("{}", vec![]),
             (r#"{"limit":0,"swap":0}"#, vec![]),
-            (r#"{"limit":200}"#, vec![format!("{limit}=200"), format!("{total}=400")]),
-            (r#"{"limit":200,"swap":300}"#, vec![format!("{limit}=200"), format!("{total}=300")]),
-            (r#"{"limit":200,"swap":200}"#, vec![format!("{limit}=200"), format!("{total}=200")]),
-            (r#"{"limit":200,"swap":-1}"#, vec![format!("{limit}=200"), format!("{total}=-1")]),
+            (
+                r#"{"limit":200}"#,
+                vec![format!("{limit}=200"), format!("{total}=400")],
+            ),
+            (
+                r#"{"limit":200,"swap":300}"#,
+                vec![format!("{limit}=200"), format!("{total}=300")],
+            ),
+            (
+                r#"{"limit":200,"swap":200}"#,
+                vec![format!("{limit}=200"), format!("{total}=200")],
+            ),
+            (
+                r#"{"limit":200,"swap":-1}"#,
+                vec![format!("{limit}=200"), format!("{total}=-1")],
+            ),
             (r#"{"limit":-1}"#, vec![format!("{limit}=-1")]),
-            (r#"{"reservation":100}"#, vec!["memory.soft_limit_in_bytes=100".to_owned()]),
-            (r#"{"kernel":100}"#, vec!["memory.kmem.limit_in_bytes=100".to_owned()]),
-            (r#"{"disableOOMKiller":true}"#, vec!["memory.oom_control=1".to_owned()]),
+            (
+                r#"{"reservation":100}"#,
+                vec!["memory.soft_limit_in_bytes=100".to_owned()],
+            ),
+            (
+                r#"{"kernel":100}"#,
+                vec!["memory.kmem.limit_in_bytes=100".to_owned()],
+            ),
+            (
+                r#"{"disableOOMKiller":true}"#,
+                vec!["memory.oom_control=1".to_owned()],
+            ),
             (r#"{"disableOOMKiller":false}"#, vec![]),
-            (r#"{"swappiness":0}"#, vec!["memory.swappiness=0".to_owned()]),
+            (
+                r#"{"swappiness":0}"#,
+                vec!["memory.swappiness=0".to_owned()],
+            ),
         ] {
             let got = lines(memory, &format!(r#"{{"memory":{json}}}"#)).unwrap();
             assert_eq!(got, want, "{json}");
         }
-        assert_eq!(code(memory, r#"{"memory":{"limit":200,"swap":199}}"#), "SwapBelowMemory");
+        assert_eq!(
+            code(memory, r#"{"memory":{"limit":200,"swap":199}}"#),
+            "SwapBelowMemory"
+        );
         assert_eq!(code(memory, r#"{"memory":{"swap":199}}"#), "InvalidLimit");
-        assert_eq!(code(memory, r#"{"memory":{"limit":-1,"swap":199}}"#), "InvalidLimit");
+        assert_eq!(
+            code(memory, r#"{"memory":{"limit":-1,"swap":199}}"#),
+            "InvalidLimit"
+        );
     }
 
     #[test]
@@ -287,11 +371,23 @@ mod tests {
 
     #[test]
     fn processors_are_shared_limited_and_chosen() {
-        let json = r#"{"cpu":{"shares":2048,"quota":50000,"period":100000,"cpus":"0-1,3","mems":"0"}}"#;
-        let want = ["cpu.shares=2048", "cpu.cfs_period_us=100000", "cpu.cfs_quota_us=50000"];
+        let json =
+            r#"{"cpu":{"shares":2048,"quota":50000,"period":100000,"cpus":"0-1,3","mems":"0"}}"#;
+        let want = [
+            "cpu.shares=2048",
+            "cpu.cfs_period_us=100000",
+            "cpu.cfs_quota_us=50000",
+        ];
         assert_eq!(lines(cpu, json).unwrap(), want);
-        assert_eq!(lines(cpuset, json).unwrap(), ["cpuset.cpus=0-1,3", "cpuset.mems=0"]);
-        assert!(lines(cpu, r#"{"cpu":{"shares":0,"cpus":""}}"#).unwrap().is_empty());
+        assert_eq!(
+            lines(cpuset, json).unwrap(),
+            ["cpuset.cpus=0-1,3", "cpuset.mems=0"]
+        );
+        assert!(
+            lines(cpu, r#"{"cpu":{"shares":0,"cpus":""}}"#)
+                .unwrap()
+                .is_empty()
+        );
         for list in ["a", "0-", "-1", "0,,1", "+1", "0 1", "1-2-3", "99999999999"] {
             let json = format!(r#"{{"cpu":{{"cpus":"{list}"}}}}"#);
             assert_eq!(code(cpuset, &json), "InvalidLimit", "{list}");
@@ -318,7 +414,10 @@ mod tests {
             assert_eq!(scaled_weight(asked), want);
         }
         let json = r#"{"blockIO":{"throttleReadBpsDevice":[{"major":8,"minor":16,"rate":1024}]}}"#;
-        assert_eq!(lines(block_io, json).unwrap(), ["blkio.throttle.read_bps_device=8:16 1024"]);
+        assert_eq!(
+            lines(block_io, json).unwrap(),
+            ["blkio.throttle.read_bps_device=8:16 1024"]
+        );
     }
 
     #[test]
@@ -340,14 +439,21 @@ mod tests {
             r#"{"allow":true,"type":"a","major":1}"#,
             r#"{"allow":false,"type":"a","access":"m"}"#,
         ] {
-            assert_eq!(code(devices, &format!(r#"{{"devices":[{rule}]}}"#)), "InvalidDeviceRule");
+            assert_eq!(
+                code(devices, &format!(r#"{{"devices":[{rule}]}}"#)),
+                "InvalidDeviceRule"
+            );
         }
     }
 
     #[test]
     fn huge_pages_are_named_by_their_size() {
-        let json = |size: &str| format!(r#"{{"hugepageLimits":[{{"pageSize":"{size}","limit":9}}]}}"#);
-        assert_eq!(lines(huge_pages, &json("2MB")).unwrap(), ["hugetlb.2MB.limit_in_bytes=9"]);
+        let json =
+            |size: &str| format!(r#"{{"hugepageLimits":[{{"pageSize":"{size}","limit":9}}]}}"#);
+        assert_eq!(
+            lines(huge_pages, &json("2MB")).unwrap(),
+            ["hugetlb.2MB.limit_in_bytes=9"]
+        );
         for size in ["", "2", "MB", "../2MB", "2 MB", "2MBKB/"] {
             assert_eq!(code(huge_pages, &json(size)), "InvalidLimit", "{size}");
         }

@@ -14,9 +14,15 @@ pub(super) fn memory(resources: &LinuxResources) -> Result<Vec<Setting>> {
         return Ok(Vec::new());
     };
     refuse("memory.kernel", memory.kernel().is_some_and(|it| it != 0))?;
-    refuse("memory.kernelTCP", memory.kernel_tcp().is_some_and(|it| it != 0))?;
+    refuse(
+        "memory.kernelTCP",
+        memory.kernel_tcp().is_some_and(|it| it != 0),
+    )?;
     refuse("memory.swappiness", memory.swappiness().is_some())?;
-    refuse("memory.disableOOMKiller", memory.disable_oom_killer() == Some(true))?;
+    refuse(
+        "memory.disableOOMKiller",
+        memory.disable_oom_killer() == Some(true),
+    )?;
     let mut settings = Vec::new();
     let limit = memory.limit().unwrap_or(0);
     if limit != 0 {
@@ -37,7 +43,10 @@ pub(super) fn memory(resources: &LinuxResources) -> Result<Vec<Setting>> {
 
 /// Version 2 has no file for device rules: they are a program of the kernel.
 pub(super) fn devices(resources: &LinuxResources) -> Result<Vec<Setting>> {
-    let asked = resources.devices().as_ref().is_some_and(|rules| !rules.is_empty());
+    let asked = resources
+        .devices()
+        .as_ref()
+        .is_some_and(|rules| !rules.is_empty());
     refuse("devices", asked)?;
     Ok(Vec::new())
 }
@@ -86,7 +95,10 @@ pub(super) fn block_io(resources: &LinuxResources) -> Result<Vec<Setting>> {
         ("wiops", io.throttle_write_iops_device()),
     ] {
         let line = |it: &LinuxThrottleDevice| {
-            Setting::new("io.max", format_args!("{}:{} {key}={}", it.major(), it.minor(), it.rate()))
+            Setting::new(
+                "io.max",
+                format_args!("{}:{} {key}={}", it.major(), it.minor(), it.rate()),
+            )
         };
         settings.extend(limits.iter().flatten().map(line));
     }
@@ -96,7 +108,12 @@ pub(super) fn block_io(resources: &LinuxResources) -> Result<Vec<Setting>> {
 pub(super) fn huge_pages(resources: &LinuxResources) -> Result<Vec<Setting>> {
     let limits = resources.hugepage_limits().iter().flatten();
     limits
-        .map(|it| Ok(Setting::new(v1::page_file(it.page_size(), "max")?, or_max(it.limit()))))
+        .map(|it| {
+            Ok(Setting::new(
+                v1::page_file(it.page_size(), "max")?,
+                or_max(it.limit()),
+            ))
+        })
         .collect()
 }
 
@@ -106,13 +123,21 @@ fn weight(shares: u64) -> u64 {
 }
 
 fn or_max(value: i64) -> String {
-    if value < 0 { "max".to_owned() } else { value.to_string() }
+    if value < 0 {
+        "max".to_owned()
+    } else {
+        value.to_string()
+    }
 }
 
 fn refuse(field: &str, asked: bool) -> Result<()> {
     if asked {
         let what = format!("limit linux.resources.{field}, which cgroup version 2 does not have");
-        return Err(Error::new(ErrorKind::Unsupported, "ControllerUnavailable", what));
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "ControllerUnavailable",
+            what,
+        ));
     }
     Ok(())
 }
@@ -123,7 +148,9 @@ mod tests {
 
     fn lines(part: fn(&LinuxResources) -> Result<Vec<Setting>>, resources: &str) -> String {
         let settings = part(&serde_json::from_str(resources).unwrap()).unwrap();
-        let lines = settings.iter().map(|it| format!("{}={}", it.file, it.value));
+        let lines = settings
+            .iter()
+            .map(|it| format!("{}={}", it.file, it.value));
         lines.collect::<Vec<_>>().join("; ")
     }
 
@@ -131,19 +158,38 @@ mod tests {
     fn swap_is_counted_without_memory() {
         for (json, want) in [
             (r#"{"limit":200}"#, "memory.max=200; memory.swap.max=200"),
-            (r#"{"limit":200,"swap":300}"#, "memory.max=200; memory.swap.max=100"),
-            (r#"{"limit":200,"swap":200}"#, "memory.max=200; memory.swap.max=0"),
-            (r#"{"limit":200,"swap":-1}"#, "memory.max=200; memory.swap.max=max"),
+            (
+                r#"{"limit":200,"swap":300}"#,
+                "memory.max=200; memory.swap.max=100",
+            ),
+            (
+                r#"{"limit":200,"swap":200}"#,
+                "memory.max=200; memory.swap.max=0",
+            ),
+            (
+                r#"{"limit":200,"swap":-1}"#,
+                "memory.max=200; memory.swap.max=max",
+            ),
             (r#"{"limit":-1}"#, "memory.max=max"),
             (r#"{"reservation":100}"#, "memory.low=100"),
         ] {
-            assert_eq!(lines(memory, &format!(r#"{{"memory":{json}}}"#)), want, "{json}");
+            assert_eq!(
+                lines(memory, &format!(r#"{{"memory":{json}}}"#)),
+                want,
+                "{json}"
+            );
         }
     }
 
     #[test]
     fn shares_keep_their_ratio_as_weights() {
-        for (shares, want) in [(2, 1), (512, 50), (1024, 100), (2048, 200), (262_144, 10_000)] {
+        for (shares, want) in [
+            (2, 1),
+            (512, 50),
+            (1024, 100),
+            (2048, 200),
+            (262_144, 10_000),
+        ] {
             assert_eq!(weight(shares), want, "{shares}");
         }
     }
@@ -165,15 +211,31 @@ mod tests {
     fn block_io_is_weighed_and_throttled() {
         let json = r#"{"blockIO":{"weight":500,
             "throttleWriteIOPSDevice":[{"major":8,"minor":0,"rate":10}]}}"#;
-        assert_eq!(lines(block_io, json), "io.bfq.weight=100; io.max=8:0 wiops=10");
+        assert_eq!(
+            lines(block_io, json),
+            "io.bfq.weight=100; io.max=8:0 wiops=10"
+        );
     }
 
     #[test]
     fn what_version_2_lacks_is_refused_by_name() {
-        let parts: [(fn(&LinuxResources) -> Result<Vec<Setting>>, &str, &str); 3] = [
-            (memory, r#"{"memory":{"swappiness":3}}"#, "memory.swappiness"),
-            (memory, r#"{"memory":{"disableOOMKiller":true}}"#, "memory.disableOOMKiller"),
-            (cpu, r#"{"cpu":{"realtimeRuntime":3}}"#, "cpu.realtimeRuntime"),
+        type Part = fn(&LinuxResources) -> Result<Vec<Setting>>;
+        let parts: [(Part, &str, &str); 3] = [
+            (
+                memory,
+                r#"{"memory":{"swappiness":3}}"#,
+                "memory.swappiness",
+            ),
+            (
+                memory,
+                r#"{"memory":{"disableOOMKiller":true}}"#,
+                "memory.disableOOMKiller",
+            ),
+            (
+                cpu,
+                r#"{"cpu":{"realtimeRuntime":3}}"#,
+                "cpu.realtimeRuntime",
+            ),
         ];
         for (part, json, field) in parts {
             let error = part(&serde_json::from_str(json).unwrap()).unwrap_err();

@@ -67,8 +67,11 @@ impl Machine {
 
     /// The number of a system call of the x32 ABI.
     pub(super) fn x32_number(name: &str) -> Option<u32> {
-        let own = X32_OWN.iter().find_map(|(own, number)| (*own == name).then_some(*number));
-        own.or_else(|| Self::X86_64.number(name)).map(|number| number | X32_BIT)
+        let own = X32_OWN
+            .iter()
+            .find_map(|(own, number)| (*own == name).then_some(*number));
+        own.or_else(|| Self::X86_64.number(name))
+            .map(|number| number | X32_BIT)
     }
 
     /// All system calls, sorted by name.
@@ -78,7 +81,14 @@ impl Machine {
             let mut table = match self {
                 Self::X86_64 => numbers(x86_64::Sysno::iter().map(|it| (it.name(), it.id()))),
                 Self::X86 => numbers(x86::Sysno::iter().map(|it| (it.name(), it.id()))),
-                Self::Aarch64 => numbers(aarch64::Sysno::iter().map(|it| (it.name(), it.id()))),
+                Self::Aarch64 => {
+                    let own = AARCH64_OWN.iter().copied();
+                    numbers(
+                        aarch64::Sysno::iter()
+                            .map(|it| (it.name(), it.id()))
+                            .chain(own),
+                    )
+                }
                 Self::Arm => {
                     let own = ARM_OWN.iter().copied();
                     numbers(arm::Sysno::iter().map(|it| (it.name(), it.id())).chain(own))
@@ -92,11 +102,18 @@ impl Machine {
 }
 
 fn numbers(calls: impl Iterator<Item = (&'static str, i32)>) -> Vec<(&'static str, u32)> {
-    calls.map(|(name, number)| (name, number.unsigned_abs())).collect()
+    calls
+        .map(|(name, number)| (name, number.unsigned_abs()))
+        .collect()
 }
 
-/// The calls of ARM that are outside of its table (`__ARM_NR_*` of `asm/unistd.h`).
-const ARM_OWN: [(&str, i32); 5] = [
+/// What profiles call `fstatat` of the table.
+const AARCH64_OWN: [(&str, i32); 1] = [("newfstatat", 79)];
+
+/// The calls of ARM that are outside of its table (`__ARM_NR_*` of `asm/unistd.h`), and what profiles
+/// call `arm_sync_file_range` as well.
+const ARM_OWN: [(&str, i32); 6] = [
+    ("sync_file_range2", 341),
     ("breakpoint", 0xf_0001),
     ("cacheflush", 0xf_0002),
     ("usr26", 0xf_0003),
@@ -156,6 +173,7 @@ mod tests {
             (Machine::X86, "exit", Some(1)),
             (Machine::Aarch64, "openat", Some(56)),
             (Machine::Aarch64, "open", None),
+            (Machine::Aarch64, "newfstatat", Some(79)),
             (Machine::Arm, "open", Some(5)),
             (Machine::Arm, "set_tls", Some(0xf_0005)),
             (Machine::Riscv64, "riscv_flush_icache", Some(259)),

@@ -183,7 +183,9 @@ impl<'f> Rules<'f> {
     fn collect(&self, calls: &mut BTreeMap<u32, Leaf>, number: impl Fn(&str) -> Option<u32>) {
         for (name, case) in &self.calls {
             let Some(number) = number(name) else { continue };
-            let leaf = calls.entry(number).or_insert_with(|| Leaf::Choose(Vec::new(), self.default));
+            let leaf = calls
+                .entry(number)
+                .or_insert_with(|| Leaf::Choose(Vec::new(), self.default));
             match (leaf, case) {
                 (Leaf::Give(_), _) => {}
                 (leaf @ Leaf::Choose(..), Case::Always(action)) => *leaf = Leaf::Give(*action),
@@ -201,10 +203,16 @@ fn cases(name: &str, rule: &LinuxSyscall, action: u32) -> Result<Vec<Case>> {
     if args.is_empty() {
         return Ok(vec![Case::Always(action)]);
     }
-    let tests: Vec<_> = args.iter().map(|arg| Test::read(name, arg)).collect::<Result<_>>()?;
+    let tests: Vec<_> = args
+        .iter()
+        .map(|arg| Test::read(name, arg))
+        .collect::<Result<_>>()?;
     let repeated = (1..tests.len()).any(|at| tests[..at].iter().any(|it| it.arg == tests[at].arg));
     if repeated {
-        return Ok(tests.into_iter().map(|test| Case::If(vec![test], action)).collect());
+        return Ok(tests
+            .into_iter()
+            .map(|test| Case::If(vec![test], action))
+            .collect());
     }
     Ok(vec![Case::If(tests, action)])
 }
@@ -223,10 +231,16 @@ struct Test {
 
 impl Test {
     fn read(name: &str, arg: &LinuxSeccompArg) -> Result<Self> {
-        let index = u32::try_from(arg.index()).ok().filter(|index| *index < 6).ok_or_else(|| {
-            let what = format!("compile a seccomp rule for {name}: argument {}", arg.index());
-            Error::invalid("InvalidFilter", format!("{what} is not one of 0 to 5"))
-        })?;
+        let index = u32::try_from(arg.index())
+            .ok()
+            .filter(|index| *index < 6)
+            .ok_or_else(|| {
+                let what = format!(
+                    "compile a seccomp rule for {name}: argument {}",
+                    arg.index()
+                );
+                Error::invalid("InvalidFilter", format!("{what} is not one of 0 to 5"))
+            })?;
         let wanted = arg.value_two().unwrap_or(0);
         // A value that does not fit can only be meant for the whole argument.
         let fits = arg.value() <= u64::from(u32::MAX) && wanted <= u64::from(u32::MAX);
@@ -246,9 +260,8 @@ impl Test {
         let (vl, vh) = halves(self.value);
         if self.operator == Operator::ScmpCmpMaskedEq {
             let (wl, wh) = halves(self.wanted);
-            let half = |load, mask, wanted, rest| {
-                [load, and(mask), compare(BPF_JEQ, wanted, 0, rest)]
-            };
+            let half =
+                |load, mask, wanted, rest| [load, and(mask), compare(BPF_JEQ, wanted, 0, rest)];
             let mut code = Vec::with_capacity(6);
             if (vh, wh) != (0, 0) && !self.narrow {
                 code.extend(half(high, vh, wh, rest + 3));
@@ -271,10 +284,16 @@ impl Test {
         let upper = match self.operator {
             Operator::ScmpCmpNe => vec![compare(BPF_JEQ, vh, 0, 2)],
             Operator::ScmpCmpGt | Operator::ScmpCmpGe => {
-                vec![compare(BPF_JGT, vh, 3, 0), compare(BPF_JEQ, vh, 0, rest + 2)]
+                vec![
+                    compare(BPF_JGT, vh, 3, 0),
+                    compare(BPF_JEQ, vh, 0, rest + 2),
+                ]
             }
             Operator::ScmpCmpLt | Operator::ScmpCmpLe => {
-                vec![compare(BPF_JGT, vh, rest + 3, 0), compare(BPF_JEQ, vh, 0, 2)]
+                vec![
+                    compare(BPF_JGT, vh, rest + 3, 0),
+                    compare(BPF_JEQ, vh, 0, 2),
+                ]
             }
             Operator::ScmpCmpEq | Operator::ScmpCmpMaskedEq => {
                 vec![compare(BPF_JEQ, vh, 0, rest + 2)]
@@ -352,6 +371,9 @@ fn search(runs: &[(u32, Leaf)]) -> Vec<Instruction> {
     if let [(_, leaf)] = runs {
         return leaf.instructions();
     }
+    if let Some(actions) = plain(runs) {
+        return Shared::plant(&actions);
+    }
     let (below, above) = runs.split_at(runs.len() / 2);
     let left = search(below);
     let boundary = above[0].0;
@@ -366,6 +388,75 @@ fn search(runs: &[(u32, Leaf)]) -> Vec<Instruction> {
     code.extend(left);
     code.extend(search(above));
     code
+}
+
+/// The runs with their actions, if there are few and none has to choose.
+fn plain(runs: &[(u32, Leaf)]) -> Option<Vec<(u32, u32)>> {
+    let action = |(start, leaf): &(u32, Leaf)| match leaf {
+        Leaf::Give(action) => Some((*start, *action)),
+        Leaf::Choose(..) => None,
+    };
+    let few = runs.len() <= SHARED;
+    few.then(|| runs.iter().map(action).collect()).flatten()
+}
+
+/// A part of the search that is near enough to its ends for them to stand there once each.
+struct Shared {
+    /// Comparisons: from this number on go there, below it go there.
+    nodes: Vec<(u32, Target, Target)>,
+    actions: Vec<u32>,
+}
+
+#[derive(Clone, Copy)]
+enum Target {
+    Node(usize),
+    Action(usize),
+}
+
+impl Shared {
+    fn plant(runs: &[(u32, u32)]) -> Vec<Instruction> {
+        let mut shared = Self {
+            nodes: Vec::new(),
+            actions: Vec::new(),
+        };
+        shared.grow(runs);
+        let place = |target| match target {
+            Target::Node(at) => at,
+            Target::Action(at) => shared.nodes.len() + at,
+        };
+        let compares = shared
+            .nodes
+            .iter()
+            .enumerate()
+            .map(|(at, (boundary, above, below))| {
+                let skip = |target| {
+                    u8::try_from(place(target) - at - 1)
+                        .expect("a part has at most 2 * SHARED places")
+                };
+                compare(BPF_JGE, *boundary, skip(*above), skip(*below))
+            });
+        compares
+            .chain(shared.actions.iter().map(|action| give(*action)))
+            .collect()
+    }
+
+    fn grow(&mut self, runs: &[(u32, u32)]) -> Target {
+        if let [(_, action)] = runs {
+            let known = self.actions.iter().position(|it| it == action);
+            return Target::Action(known.unwrap_or_else(|| {
+                self.actions.push(*action);
+                self.actions.len() - 1
+            }));
+        }
+        let (below, above) = runs.split_at(runs.len() / 2);
+        let at = self.nodes.len();
+        self.nodes
+            .push((above[0].0, Target::Node(0), Target::Node(0)));
+        let low = self.grow(below);
+        let high = self.grow(above);
+        self.nodes[at] = (above[0].0, high, low);
+        Target::Node(at)
+    }
 }
 
 /// The value that the kernel acts on, `SECCOMP_RET_*` with its data.
@@ -409,7 +500,10 @@ fn too_long() -> Error {
 /// The lower and the upper half.
 fn halves(value: u64) -> (u32, u32) {
     let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
-    (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]))
+    (
+        u32::from_le_bytes([a, b, c, d]),
+        u32::from_le_bytes([e, f, g, h]),
+    )
 }
 
 fn load(offset: u32) -> Instruction {
@@ -435,6 +529,9 @@ fn give(action: u32) -> Instruction {
 fn instruction(code: u16, jt: u8, jf: u8, k: u32) -> Instruction {
     Instruction { code, jt, jf, k }
 }
+
+/// The most runs that share their ends: jumps of comparisons have eight bits.
+const SHARED: usize = 100;
 
 /// How many compiled filters are remembered: a host runs few profiles.
 const REMEMBERED: usize = 8;

@@ -10,6 +10,8 @@ mod default;
 #[cfg(test)]
 mod interpreter;
 mod profile;
+#[cfg(test)]
+mod tests;
 
 pub use self::compile::{Filter, Instruction, compile};
 pub use self::default::default_profile;

@@ -4,8 +4,8 @@ use std::fs;
 use std::sync::OnceLock;
 
 use oci_spec::runtime::{
-    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag,
-    LinuxSyscallBuilder, LinuxSeccompBuilder,
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompBuilder,
+    LinuxSeccompFilterFlag, LinuxSyscallBuilder,
 };
 use serde::Deserialize;
 
@@ -162,7 +162,9 @@ impl Profile {
             if !rule.name.is_empty() {
                 names.push(rule.name.clone());
             }
-            let mut call = LinuxSyscallBuilder::default().names(names).action(rule.action);
+            let mut call = LinuxSyscallBuilder::default()
+                .names(names)
+                .action(rule.action);
             if let Some(errno) = rule.errno_ret {
                 call = call.errno_ret(errno);
             }
@@ -200,21 +202,29 @@ impl Condition {
 
     /// Whether all of it holds, or there is nothing to hold.
     fn includes(&self, host: &Host) -> Result<bool> {
-        let capabilities = self.capabilities()?.into_iter().all(|bit| host.capabilities & bit != 0);
+        let capabilities = self
+            .capabilities()?
+            .into_iter()
+            .all(|bit| host.capabilities & bit != 0);
         let kernel = self.kernel()?.is_none_or(|least| host.kernel >= least);
         Ok(capabilities && kernel && (self.arches.is_empty() || self.names_arch(host)))
     }
 
     /// Whether any of it holds.
     fn excludes(&self, host: &Host) -> Result<bool> {
-        let capabilities = self.capabilities()?.into_iter().any(|bit| host.capabilities & bit != 0);
+        let capabilities = self
+            .capabilities()?
+            .into_iter()
+            .any(|bit| host.capabilities & bit != 0);
         let kernel = self.kernel()?.is_some_and(|least| host.kernel >= least);
         Ok(capabilities || kernel || self.names_arch(host))
     }
 
     fn names_arch(&self, host: &Host) -> bool {
         let known = GO_ARCHES.iter().filter(|(_, arch)| *arch == host.arch);
-        known.into_iter().any(|(name, _)| self.arches.iter().any(|wanted| wanted == name))
+        known
+            .into_iter()
+            .any(|(name, _)| self.arches.iter().any(|wanted| wanted == name))
     }
 
     fn capabilities(&self) -> Result<Vec<u64>> {
@@ -229,7 +239,11 @@ impl Condition {
     }
 
     fn kernel(&self) -> Result<Option<(u32, u32)>> {
-        let Some(version) = self.min_kernel.as_deref().filter(|version| !version.is_empty()) else {
+        let Some(version) = self
+            .min_kernel
+            .as_deref()
+            .filter(|version| !version.is_empty())
+        else {
             return Ok(None);
         };
         read_version(version).map(Some).ok_or_else(|| {
@@ -242,7 +256,9 @@ impl Condition {
 /// Major and minor version at the start of `text`.
 fn read_version(text: &str) -> Option<(u32, u32)> {
     let (major, rest) = text.split_once('.')?;
-    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    let digits = rest
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(rest.len());
     Some((major.parse().ok()?, rest[..digits].parse().ok()?))
 }
 
@@ -296,8 +312,16 @@ mod tests {
 
     fn names(rule: &str, host: &Host) -> Vec<String> {
         let json = format!(r#"{{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{rule}]}}"#);
-        let filter = Profile::parse(json.as_bytes()).unwrap().expand(host).unwrap();
-        filter.syscalls().iter().flatten().flat_map(|call| call.names().clone()).collect()
+        let filter = Profile::parse(json.as_bytes())
+            .unwrap()
+            .expand(host)
+            .unwrap();
+        filter
+            .syscalls()
+            .iter()
+            .flatten()
+            .flat_map(|call| call.names().clone())
+            .collect()
     }
 
     #[test]
@@ -308,8 +332,16 @@ mod tests {
             (r#""includes":null,"excludes":{"caps":null}"#, 0, true),
             (r#""includes":{"caps":["CAP_SYS_ADMIN"]}"#, 0, false),
             (r#""includes":{"caps":["CAP_SYS_ADMIN"]}"#, admin, true),
-            (r#""includes":{"caps":["CAP_SYS_ADMIN","CAP_CHOWN"]}"#, admin, false),
-            (r#""excludes":{"caps":["CAP_SYS_ADMIN","CAP_CHOWN"]}"#, admin, false),
+            (
+                r#""includes":{"caps":["CAP_SYS_ADMIN","CAP_CHOWN"]}"#,
+                admin,
+                false,
+            ),
+            (
+                r#""excludes":{"caps":["CAP_SYS_ADMIN","CAP_CHOWN"]}"#,
+                admin,
+                false,
+            ),
             (r#""excludes":{"caps":["CAP_SYS_ADMIN"]}"#, 0, true),
             (r#""includes":{"arches":["arm64","amd64"]}"#, 0, true),
             (r#""includes":{"arches":["arm64"]}"#, 0, false),
@@ -320,7 +352,11 @@ mod tests {
         ] {
             let rule = format!(r#"{{"names":["ptrace"],"action":"SCMP_ACT_ALLOW",{condition}}}"#);
             let got = names(&rule, &host(capabilities));
-            assert_eq!(!got.is_empty(), applies, "{condition} with {capabilities:x}");
+            assert_eq!(
+                !got.is_empty(),
+                applies,
+                "{condition} with {capabilities:x}"
+            );
         }
     }
 
@@ -337,7 +373,10 @@ mod tests {
             {"architecture":"SCMP_ARCH_RISCV64","subArchitectures":null}]}"#;
         let profile = Profile::parse(json).unwrap();
         for (arch, want) in [
-            (Arch::ScmpArchX86_64, vec![Arch::ScmpArchX86_64, Arch::ScmpArchX86]),
+            (
+                Arch::ScmpArchX86_64,
+                vec![Arch::ScmpArchX86_64, Arch::ScmpArchX86],
+            ),
             (Arch::ScmpArchRiscv64, vec![Arch::ScmpArchRiscv64]),
             (Arch::ScmpArchArm, vec![]),
         ] {
