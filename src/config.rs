@@ -68,7 +68,7 @@ impl fmt::Display for Bytes {
         const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
         let mut unit = 0;
         let mut rest = self.0;
-        while rest >= 1024 && rest % 1024 == 0 && unit + 1 < UNITS.len() {
+        while rest >= 1024 && rest.is_multiple_of(1024) && unit + 1 < UNITS.len() {
             rest /= 1024;
             unit += 1;
         }

@@ -14,7 +14,7 @@ use container_net::{AttachOptions, Attached, PortMapping, PublishedPort, ResolvC
 use crate::config::RunConfig;
 use crate::lower::Doing;
 use crate::spec::{self, Surroundings};
-use crate::state::{self, DOCUMENT, Directory, EXIT, Record};
+use crate::state::{self, DOCUMENT, Directory, EXIT, ParentLock, Record, STARTED};
 use crate::{Engine, Error, ErrorKind, Image, Result};
 
 /// The link of a container in its network.
@@ -71,7 +71,10 @@ impl Network {
             Some("none") => Self::None,
             Some("host") => Self::Host,
             Some(name) => Self::Named(name.to_owned()),
-            None if engine.inner().networks.is_some() => Self::Named("bridge".into()),
+            // Whoever publishes ports where there are no networks is to hear of it.
+            None if engine.inner().networks.is_some() || !config.publish.is_empty() => {
+                Self::Named("bridge".into())
+            }
             None => Self::None,
         }
     }
@@ -88,7 +91,9 @@ pub(crate) fn spawn(
         // Until the container's own snapshot holds on to the image's.
         let _lease = engine.lease()?;
         image.ensure_unpacked(engine)?;
-        let directory = Directory::create(engine.run_directory(&record.id))?;
+        let parent = ParentLock::shared(&engine.run_directory(""))?;
+        let directory = Directory::create(engine.run_directory(&record.id), &parent)?;
+        drop(parent);
         let prepared = prepare(engine, &record, &directory);
         undo(prepared, || discard(engine, &record, &directory))?;
         directory
@@ -108,10 +113,8 @@ pub(crate) fn spawn(
 pub(crate) fn create(engine: &Engine, record: Record, image: &Image) -> Result<Container> {
     let _lease = engine.lease()?;
     image.ensure_unpacked(engine)?;
-    let all = engine.kept_directory("");
     // So that no other program takes the same name meanwhile.
-    let names = File::open(&all).doing(|| format!("open {all:?}"))?;
-    names.lock().doing(|| format!("lock {all:?}"))?;
+    let parent = ParentLock::exclusive(&engine.kept_directory(""))?;
     if let Some(name) = &record.name {
         let mut others = engine.containers().list()?;
         others.retain(|other| other.name() == Some(name));
@@ -123,7 +126,7 @@ pub(crate) fn create(engine: &Engine, record: Record, image: &Image) -> Result<C
             return Err(Error::new(ErrorKind::AlreadyExists, "NameTaken", what));
         }
     }
-    let directory = Directory::create(engine.kept_directory(&record.id))?;
+    let directory = Directory::create(engine.kept_directory(&record.id), &parent)?;
     let prepared = prepare(engine, &record, &directory);
     undo(prepared, || discard(engine, &record, &directory))?;
     Ok(Container::found(engine, record))
@@ -480,6 +483,10 @@ impl Container {
         detach(&inner.engine, &inner.record)?;
         state::remove_tree(&run)?;
         state::make_directory(&run)?;
+        let marker = directory.path().join(STARTED);
+        File::create(&marker).doing(|| format!("make {marker:?}"))?;
+        // How it ended the last time is not how it will end now.
+        state::remove_file(&directory.path().join(EXIT))?;
         let stdio = [Stdio::Null, Stdio::Null, Stdio::Null];
         let launched = launch(&inner.engine, &inner.record, directory.path(), stdio, false);
         let (process, _) = undo(launched, || {
@@ -659,8 +666,7 @@ impl Inner {
             let what = format!("find container {}", self.record.id);
             return Err(Error::new(ErrorKind::NotFound, "ContainerUnknown", what));
         }
-        // Made for the first start; nobody removes it but a removal of the container.
-        Ok(if self.engine.run_directory(&self.record.id).exists() {
+        Ok(if directory.join(STARTED).exists() {
             State::Exited(None)
         } else {
             State::Created
@@ -668,7 +674,6 @@ impl Inner {
     }
 
     fn lock_kept(&self) -> Result<Directory> {
-        let path = self.engine.kept_directory(&self.record.id);
         if self.record.ephemeral {
             let what = format!(
                 "change container {}, which goes with its handle",
@@ -676,7 +681,7 @@ impl Inner {
             );
             return Err(Error::new(ErrorKind::InvalidState, "Ephemeral", what));
         }
-        Directory::try_lock(&path)?.ok_or_else(|| state::busy(&path))
+        Directory::lock(&self.engine.kept_directory(&self.record.id))
     }
 
     /// Gives back what only a running container needs.
@@ -685,7 +690,12 @@ impl Inner {
             return self.release();
         }
         self.lock_process().take();
-        detach(&self.engine, &self.record)
+        // Whoever changes the container meanwhile, or has started it again, does that as well.
+        match Directory::try_lock(&self.engine.kept_directory(&self.record.id)) {
+            Ok(Some(_lock)) if self.process().is_err() => detach(&self.engine, &self.record),
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Ends a container that goes with its handle, and removes all of it.

@@ -163,12 +163,16 @@ impl Engine {
         })
     }
 
+    /// The directory of a container that stays; of all of them for an empty `id`.
     pub(crate) fn kept_directory(&self, id: &str) -> PathBuf {
-        self.0.root.join("containers").join(id)
+        let path = self.0.root.join("containers");
+        if id.is_empty() { path } else { path.join(id) }
     }
 
+    /// What there is of a container while it runs; of all of them for an empty `id`.
     pub(crate) fn run_directory(&self, id: &str) -> PathBuf {
-        self.0.run.join("containers").join(id)
+        let path = self.0.run.join("containers");
+        if id.is_empty() { path } else { path.join(id) }
     }
 
     /// The empty directory that every container mounts its root over, in its own mount namespace.
@@ -253,10 +257,7 @@ impl EngineBuilder {
                 .map_or_else(|| default_root(is_root), Ok)?,
         )?;
         // Engines of different roots must not share names on the host.
-        let instance = match &self.root {
-            Some(_) => Some(short_hash(&root)),
-            None => None,
-        };
+        let instance = self.root.is_some().then(|| short_hash(&root));
         let run = match self.run {
             Some(run) => absolute(run)?,
             None => default_run(is_root, &root, instance.as_deref()),

@@ -250,7 +250,6 @@ impl Image {
         self.status
     }
 
-
     pub(crate) fn layer_name(&self) -> Option<String> {
         self.inner
             .layers()

@@ -55,3 +55,8 @@ pub use error::{Error, ErrorKind, Result};
 pub use images::{Image, Images, PullBuilder, PushBuilder};
 pub use oci_spec;
 pub use recover::Recovered;
+
+/// The examples in the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

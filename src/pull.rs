@@ -3,12 +3,16 @@
 use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use container_image::layer::{Ownership, UnpackOptions, Unpacked, Whiteouts};
 use container_image::{Digest, Layer, LayerSink, SinkResult, UnpackTarget};
 use container_storage::{CommitOptions, Driver, WhiteoutForm};
+
+use crate::state;
+
+/// What the keys of snapshots begin with that are being filled.
+pub(crate) const FILLING: &str = "unpack-";
 
 /// Unpacks layers into snapshots of a driver, each named by its chain ID.
 pub(crate) struct SnapshotSink<'d> {
@@ -37,16 +41,22 @@ impl<'d> SnapshotSink<'d> {
     fn open_target(&self, key: &str) -> Result<UnpackTarget, Box<dyn StdError + Send + Sync>> {
         let target = self.driver.target(key)?;
         let directory: OwnedFd = std::fs::File::open(&target.directory)?.into();
-        let mut options = UnpackOptions::default();
-        options.whiteouts = match target.whiteouts {
+        let whiteouts = match target.whiteouts {
             WhiteoutForm::Apply => Whiteouts::Apply,
             WhiteoutForm::Overlay => Whiteouts::Overlay,
             WhiteoutForm::OverlayUser => Whiteouts::OverlayUser,
             other => return Err(format!("unpack a layer with {other:?} whiteouts").into()),
         };
-        if !rustix::process::geteuid().is_root() {
-            options.ownership = Ownership::Ignore;
-        }
+        let ownership = if rustix::process::geteuid().is_root() {
+            Ownership::Keep
+        } else {
+            Ownership::Ignore
+        };
+        let options = UnpackOptions {
+            whiteouts,
+            ownership,
+            ..UnpackOptions::default()
+        };
         Ok(UnpackTarget { directory, options })
     }
 }
@@ -63,9 +73,7 @@ impl LayerSink for SnapshotSink<'_> {
             Err(error) => return Err(error.into()),
         }
         // Different for everybody who unpacks the same layer at the same time.
-        static COUNTER: AtomicU64 = AtomicU64::new(0);
-        let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let key = format!("unpack-{}-{count}", std::process::id());
+        let key = format!("{FILLING}{}", state::new_id()?);
         let parent = match &layer.parent {
             Some(parent) if self.in_order() => Some(snapshot_name(parent)),
             _ => None,

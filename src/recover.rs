@@ -1,13 +1,13 @@
 //! Finds what programs that died left behind, and finishes or removes it.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use container_core::cgroup::{Cgroup, CgroupPath};
 use container_storage::SnapshotKind;
 
 use crate::lower::Doing;
-use crate::state::{self, DOCUMENT, Directory, Record};
+use crate::pull::FILLING;
+use crate::state::{self, DOCUMENT, Directory, ParentLock, Record};
 use crate::{Engine, Error, ErrorKind, Result, container};
 
 /// What [`Engine::recover`] found and did.
@@ -23,20 +23,15 @@ pub struct Recovered {
 pub(crate) fn recover(engine: &Engine) -> Result<Recovered> {
     let mut recovered = Recovered::default();
     let mut errors = Vec::new();
-    let mut alive = HashSet::new();
     let inner = engine.inner();
-    for base in [inner.run.join("containers"), inner.root.join("containers")] {
+    for base in [engine.run_directory(""), engine.kept_directory("")] {
         for path in state::entries(&base)? {
-            let Some(id) = path.file_name().and_then(|name| name.to_str()) else {
-                continue;
-            };
-            let result = recover_container(engine, id, &path, &mut recovered, &mut alive);
-            errors.extend(result.err());
+            errors.extend(recover_container(engine, &base, &path, &mut recovered).err());
         }
     }
     errors.extend(remove_orphans(engine).err());
     if let Some(networks) = &inner.networks {
-        let swept = networks.recover(&|id| alive.contains(id));
+        let swept = networks.recover(&|id| is_alive(engine, id));
         errors.extend(swept.doing(|| "recover the networks".into()).err());
     }
     errors.extend(
@@ -53,30 +48,40 @@ pub(crate) fn recover(engine: &Engine) -> Result<Recovered> {
     Err(Error::new(ErrorKind::Cleanup, "Cleanup", what).with_cleanup(errors))
 }
 
-/// Looks at one directory of a container; whose is alive goes to `alive`.
+/// Whether a living program has the container, or it has a process.
+fn is_alive(engine: &Engine, id: &str) -> bool {
+    let directories = [engine.run_directory(id), engine.kept_directory(id)];
+    let locked = |path: &PathBuf| matches!(Directory::try_lock(path), Ok(None));
+    directories.iter().any(locked) || has_process(engine, id)
+}
+
+fn has_process(engine: &Engine, id: &str) -> bool {
+    container_core::Container::open(&engine.run_directory(id), None).is_ok()
+}
+
+/// Looks at one directory of a container, `path` in `base`.
 fn recover_container(
     engine: &Engine,
-    id: &str,
+    base: &Path,
     path: &Path,
     recovered: &mut Recovered,
-    alive: &mut HashSet<String>,
 ) -> Result<()> {
+    let Some(id) = path.file_name().and_then(|name| name.to_str()) else {
+        return Ok(());
+    };
+    let parent = ParentLock::exclusive(base)?;
     let directory = match Directory::try_lock(path) {
         Ok(Some(directory)) => directory,
         // A living program has it.
-        Ok(None) => {
-            alive.insert(id.to_owned());
-            return Ok(());
-        }
+        Ok(None) => return Ok(()),
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
-    let runs = container_core::Container::open(&engine.run_directory(id), None).is_ok();
-    if runs {
-        alive.insert(id.to_owned());
+    drop(parent);
+    if has_process(engine, id) {
         return Ok(());
     }
-    let kept = path.starts_with(engine.kept_directory(""));
+    let kept = base == engine.kept_directory("");
     match state::read::<Record>(&path.join(DOCUMENT)) {
         Ok(Some(record)) if record.ephemeral || !kept => {
             end_group(engine, id)?;
@@ -87,13 +92,8 @@ fn recover_container(
         // One that stays; its monitor may have been killed, and then its processes with it.
         Ok(Some(_)) => end_group(engine, id),
         // Nothing was made yet, or only the run directory of one that stays.
-        Ok(None) if kept => directory.remove(),
-        Ok(None) => {
-            if !engine.kept_directory(id).exists() {
-                directory.remove()?;
-            }
-            Ok(())
-        }
+        Ok(None) if kept || !engine.kept_directory(id).exists() => directory.remove(),
+        Ok(None) => Ok(()),
         Err(_) => {
             let aside = engine.inner().root.join("broken");
             state::make_directory(&aside)?;
@@ -119,26 +119,38 @@ fn end_group(engine: &Engine, id: &str) -> Result<()> {
     }
 }
 
-/// Removes writable layers without a container: the records of some are lost at every boot.
+/// Removes writable layers without a container, whose records may have been lost at a boot, and
+/// layers that nobody is unpacking any more.
 fn remove_orphans(engine: &Engine) -> Result<()> {
     let driver = &engine.inner().driver;
-    // A container is recorded before its layer is made, so what is listed first and has no record
-    // afterwards is nobody's.
-    let mut orphans = Vec::new();
+    // Nobody can begin to unpack anything before the list is made.
+    let lease = engine.lease_file()?;
+    let nobody_unpacks = lease.try_lock().is_ok();
+    let mut actives = Vec::new();
     driver
         .list(&mut |info| {
-            if info.kind == SnapshotKind::Active && is_container_id(&info.name) {
-                orphans.push(info.name);
+            if info.kind == SnapshotKind::Active {
+                actives.push(info.name);
             }
             Ok(())
         })
         .doing(|| "list the snapshots".into())?;
-    for id in orphans {
-        let directories = [engine.run_directory(&id), engine.kept_directory(&id)];
-        if directories.iter().all(|directory| !directory.exists()) {
+    for name in actives {
+        // A container is recorded before its layer is made, so what was listed and has no record by
+        // now is nobody's.
+        let recorded = || {
+            let directories = [engine.run_directory(&name), engine.kept_directory(&name)];
+            directories.iter().any(|directory| directory.exists())
+        };
+        let orphan = if name.starts_with(FILLING) {
+            nobody_unpacks
+        } else {
+            is_container_id(&name) && !recorded()
+        };
+        if orphan {
             driver
-                .remove(&id)
-                .doing(|| format!("remove the orphaned layer {id}"))?;
+                .remove(&name)
+                .doing(|| format!("remove the orphaned layer {name}"))?;
         }
     }
     Ok(())

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use container_core::{capability, defaults};
 use container_image::RunConfig as ImageDefaults;
 use oci_spec::runtime::{
-    LinuxCpu, LinuxIdMapping, LinuxIdMappingBuilder,
-    LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxPids, LinuxResources, Mount,
-    PosixRlimitBuilder, PosixRlimitType, Spec,
+    LinuxCpu, LinuxIdMapping, LinuxIdMappingBuilder, LinuxMemory, LinuxNamespace,
+    LinuxNamespaceType, LinuxPids, LinuxResources, Mount, PosixRlimitBuilder, PosixRlimitType,
+    Spec,
 };
 
 use crate::config::RunConfig;
@@ -334,7 +334,10 @@ mod tests {
     #[test]
     fn limits_by_name() {
         assert_eq!(limit_type("nofile").unwrap(), PosixRlimitType::RlimitNofile);
-        assert_eq!(limit_type("RLIMIT_CORE").unwrap(), PosixRlimitType::RlimitCore);
+        assert_eq!(
+            limit_type("RLIMIT_CORE").unwrap(),
+            PosixRlimitType::RlimitCore
+        );
         assert_eq!(limit_type("nosuch").unwrap_err().code(), "InvalidLimit");
     }
 }

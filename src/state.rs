@@ -7,6 +7,7 @@
 //!   network/                    the networks
 //!   containers/<id>/            one directory for each container that was created to stay
 //!     container.json            what it is; written first, removed last
+//!     started                   there once it has been started
 //!     exit.json                 how it ended last time
 //!     hostname hosts resolv.conf
 //!   lease.lock                  shared by whoever unpacks, exclusive for whoever sweeps snapshots
@@ -25,6 +26,7 @@ use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -38,6 +40,12 @@ pub(crate) const DOCUMENT: &str = "container.json";
 
 /// How its last run ended.
 pub(crate) const EXIT: &str = "exit.json";
+
+/// Says that it has been started at least once.
+pub(crate) const STARTED: &str = "started";
+
+/// How long a verb waits for another program that is changing the same container.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The form of the documents that this version writes.
 const VERSION: u32 = 1;
@@ -92,15 +100,30 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// Makes the directory and locks it.
-    pub(crate) fn create(path: PathBuf) -> Result<Self> {
+    /// Makes the directory and locks it; `parent` is the lock of the directory that it is made in, so
+    /// that nobody takes it for an abandoned one before it is locked.
+    pub(crate) fn create(path: PathBuf, _parent: &ParentLock) -> Result<Self> {
         DirBuilder::new()
             .mode(0o700)
             .create(&path)
             .doing(|| format!("make directory {path:?}"))?;
-        match Self::try_lock(&path)? {
-            Some(directory) => Ok(directory),
-            None => Err(busy(&path)),
+        Self::try_lock(&path)?.ok_or_else(|| busy(&path))
+    }
+
+    /// Locks an existing directory; waits for a program that is changing it.
+    ///
+    /// # Errors
+    /// `Busy` (`ContainerBusy`) if that takes longer than [`LOCK_TIMEOUT`].
+    pub(crate) fn lock(path: &Path) -> Result<Self> {
+        let end = Instant::now() + LOCK_TIMEOUT;
+        loop {
+            if let Some(directory) = Self::try_lock(path)? {
+                return Ok(directory);
+            }
+            if Instant::now() > end {
+                return Err(busy(path));
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 
@@ -127,8 +150,29 @@ impl Directory {
     }
 }
 
+/// The lock of a directory of containers: shared to add one, exclusive to look for abandoned ones, or
+/// to give one a name.
+#[derive(Debug)]
+pub(crate) struct ParentLock {
+    _lock: File,
+}
+
+impl ParentLock {
+    pub(crate) fn shared(path: &Path) -> Result<Self> {
+        let lock = File::open(path).doing(|| format!("open {path:?}"))?;
+        lock.lock_shared().doing(|| format!("lock {path:?}"))?;
+        Ok(Self { _lock: lock })
+    }
+
+    pub(crate) fn exclusive(path: &Path) -> Result<Self> {
+        let lock = File::open(path).doing(|| format!("open {path:?}"))?;
+        lock.lock().doing(|| format!("lock {path:?}"))?;
+        Ok(Self { _lock: lock })
+    }
+}
+
 /// The error for a container that another program is changing.
-pub(crate) fn busy(path: &Path) -> Error {
+fn busy(path: &Path) -> Error {
     let what = format!("lock {path:?}, which another program is using");
     Error::new(ErrorKind::Busy, "ContainerBusy", what)
 }
@@ -136,6 +180,14 @@ pub(crate) fn busy(path: &Path) -> Error {
 /// Removes a directory tree of ours; done if there is none.
 pub(crate) fn remove_tree(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.doing(|| format!("remove {path:?}")),
+    }
+}
+
+/// Removes a file of ours; done if there is none.
+pub(crate) fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result.doing(|| format!("remove {path:?}")),
     }

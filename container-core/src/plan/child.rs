@@ -297,7 +297,7 @@ impl Walker<'_> {
         // The parent of the new root must not be shared, or pivot_root is refused; and nothing that
         // happens in the container's tree may reach another one.
         let private = MountAttr {
-            propagation: u64::from(libc::MS_PRIVATE),
+            propagation: libc::MS_PRIVATE,
             ..MountAttr::default()
         };
         sys::mount_setattr(self.root()?, true, &private).at(Call::MountSetattr)
