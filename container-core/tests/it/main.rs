@@ -1,4 +1,5 @@
 //! Integration tests of `container-core`: public API only.
 
+mod cgroup;
 mod start;
 mod support;

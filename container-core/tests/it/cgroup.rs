@@ -1,0 +1,405 @@
+//! Control groups of the host, made under a parent of each test's own.
+
+use std::fs;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio, id};
+use std::time::{Duration, Instant};
+
+use container_core::ErrorKind;
+use container_core::cgroup::{Cgroup, CgroupPath, Join, Versions, version};
+use container_core::oci_spec::runtime::LinuxResources;
+
+/// Whether groups can be made here; says why not.
+fn privileged() -> bool {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: not root");
+        return false;
+    }
+    match version() {
+        Ok(Versions::None) | Err(_) => {
+            println!("skipped: no cgroups");
+            false
+        }
+        Ok(_) => true,
+    }
+}
+
+fn resources(json: &str) -> LinuxResources {
+    serde_json::from_str(json).unwrap()
+}
+
+/// A name that no other test and no other run has.
+fn name(test: &str) -> CgroupPath {
+    CgroupPath::below(Some(&format!("core-test-{test}-{}", id())), "one").unwrap()
+}
+
+fn create(test: &str, json: &str) -> Guard {
+    Guard(Cgroup::create(&name(test), &resources(json)).unwrap())
+}
+
+/// Removes the group whatever happens to the test.
+struct Guard(Cgroup);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.0.kill_all();
+        let _ = self.0.remove();
+    }
+}
+
+impl Guard {
+    fn directory(&self, controller: &str) -> Option<PathBuf> {
+        self.0
+            .directories()
+            .get(controller)
+            .map(|path| path.to_path_buf())
+    }
+
+    fn read(&self, controller: &str, file: &str) -> String {
+        let path = self.directory(controller).unwrap().join(file);
+        fs::read_to_string(&path).unwrap().trim().to_owned()
+    }
+
+    /// Starts a shell that enters the group, by the descriptors of `join`, before `script`.
+    fn shell(&self, script: &str) -> Child {
+        let join = self.0.join().unwrap();
+        let enter: String = files(&join)
+            .iter()
+            .map(|file| format!("echo 0 > {file}; "))
+            .collect();
+        let child = Command::new("/bin/sh")
+            .args(["-c", &format!("{enter} {script}")])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // The descriptors are needed until the shell is in.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !self.has_entered(&child) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        drop(join);
+        child
+    }
+
+    fn has_entered(&self, child: &Child) -> bool {
+        let path = format!("/proc/{}/cgroup", child.id());
+        let groups = fs::read_to_string(path).unwrap_or_default();
+        let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
+        let wanted = format!("/{}", self.0.path());
+        let inside = groups.lines().filter(|line| line.contains(&wanted)).count();
+        let hierarchies: std::collections::BTreeSet<_> = self
+            .0
+            .directories()
+            .into_values()
+            .map(Path::to_owned)
+            .collect();
+        inside >= hierarchies.len() || stat.contains(") Z ")
+    }
+}
+
+/// The files behind the descriptors, as another process can open them.
+fn files(join: &Join) -> Vec<String> {
+    let own = |fd: i32| format!("/proc/{}/fd/{fd}", id());
+    let mut files: Vec<_> = join.procs.iter().map(|fd| own(fd.as_raw_fd())).collect();
+    files.extend(
+        join.into
+            .iter()
+            .map(|fd| own(fd.as_raw_fd()) + "/cgroup.procs"),
+    );
+    files
+}
+
+/// Whether version 1 has `controller`, and so its files.
+fn has_v1(group: &Guard, controller: &str) -> bool {
+    let there = group
+        .directory(controller)
+        .is_some_and(|path| path.join("tasks").exists());
+    if !there {
+        println!("skipped: no {controller} controller of version 1");
+    }
+    there
+}
+
+#[test]
+fn hostile_names_have_no_effect() {
+    for path in [
+        "",
+        "..",
+        "../..",
+        "/../x",
+        "a/../../b",
+        "a\0b",
+        &"x".repeat(300),
+    ] {
+        assert_eq!(
+            CgroupPath::new(path).unwrap_err().code(),
+            "InvalidName",
+            "{path:?}"
+        );
+    }
+    for id in ["..", "a/b", "", "a\0b", &"x".repeat(300)] {
+        assert_eq!(
+            CgroupPath::below(None, id).unwrap_err().code(),
+            "InvalidName",
+            "{id:?}"
+        );
+    }
+}
+
+#[test]
+fn privileged_limits_are_set_and_read_back() {
+    if !privileged() {
+        return;
+    }
+    let json = r#"{"memory":{"limit":67108864},"pids":{"limit":20},
+        "cpu":{"shares":2048,"quota":50000,"period":100000,"cpus":"0","mems":"0"}}"#;
+    let group = create("limits", json);
+    if !has_v1(&group, "memory") {
+        return;
+    }
+    for (controller, file, want) in [
+        ("memory", "memory.limit_in_bytes", "67108864"),
+        ("pids", "pids.max", "20"),
+        ("cpu", "cpu.shares", "2048"),
+        ("cpu", "cpu.cfs_quota_us", "50000"),
+        ("cpu", "cpu.cfs_period_us", "100000"),
+        ("cpuset", "cpuset.cpus", "0"),
+        ("cpuset", "cpuset.mems", "0"),
+    ] {
+        assert_eq!(group.read(controller, file), want, "{file}");
+    }
+    // Swap that nobody asked for: as much again, where it is accounted.
+    let total = group
+        .directory("memory")
+        .unwrap()
+        .join("memory.memsw.limit_in_bytes");
+    if total.exists() {
+        assert_eq!(fs::read_to_string(total).unwrap().trim(), "134217728");
+    }
+    assert_eq!(group.0.memory_limit().unwrap(), Some(64 << 20));
+    let json = serde_json::to_string(&group.0).unwrap();
+    assert_eq!(serde_json::from_str::<Cgroup>(&json).unwrap(), group.0);
+}
+
+#[test]
+fn privileged_without_limits_nothing_is_limited_and_nothing_stays() {
+    if !privileged() {
+        return;
+    }
+    let group = create("bare", "{}");
+    assert_eq!(group.0.memory_limit().unwrap(), None);
+    assert_eq!(group.0.oom_kill_count().unwrap(), 0);
+    let directories: Vec<_> = group
+        .0
+        .directories()
+        .into_values()
+        .map(Path::to_owned)
+        .collect();
+    assert!(directories.iter().all(|path| path.is_dir()));
+    assert_eq!(Cgroup::open(group.0.path()).unwrap(), group.0);
+    group.0.remove().unwrap();
+    group.0.remove().unwrap();
+    for directory in directories {
+        assert!(!directory.exists(), "{directory:?}");
+        assert!(
+            !directory.parent().unwrap().exists(),
+            "{directory:?} has left its parent"
+        );
+    }
+    let error = Cgroup::open(group.0.path()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn privileged_a_group_of_that_name_is_left_alone() {
+    if !privileged() {
+        return;
+    }
+    let group = create("taken", r#"{"pids":{"limit":20}}"#);
+    let below: Vec<_> = group
+        .0
+        .directories()
+        .into_values()
+        .map(|path| path.join("below"))
+        .collect();
+    below
+        .iter()
+        .for_each(|path| fs::create_dir_all(path).unwrap());
+    let error = Cgroup::create(group.0.path(), &LinuxResources::default()).unwrap_err();
+    assert_eq!(
+        (error.kind(), error.code()),
+        (ErrorKind::AlreadyExists, "CgroupExists")
+    );
+    assert!(below.iter().all(|path| path.is_dir()));
+}
+
+#[test]
+fn privileged_a_parent_of_somebody_else_stays() {
+    if !privileged() {
+        return;
+    }
+    let path = name("foreign");
+    let planned = Cgroup::plan(&path).unwrap();
+    let memory = planned
+        .directories()
+        .into_values()
+        .next()
+        .unwrap()
+        .to_owned();
+    let parent = memory.parent().unwrap();
+    fs::create_dir(parent).unwrap();
+    let group = Guard(Cgroup::create(&path, &LinuxResources::default()).unwrap());
+    group.0.remove().unwrap();
+    assert!(parent.is_dir() && !memory.exists());
+    fs::remove_dir(parent).unwrap();
+}
+
+#[test]
+fn privileged_a_limit_that_fails_leaves_nothing() {
+    if !privileged() {
+        return;
+    }
+    let path = name("wrong");
+    let error = Cgroup::create(&path, &resources(r#"{"cpu":{"cpus":"0-9999"}}"#)).unwrap_err();
+    assert!(
+        error.report().contains("write \"0-9999\" to "),
+        "{}",
+        error.report()
+    );
+    assert!(error.cleanup_errors().is_empty());
+    assert_eq!(Cgroup::open(&path).unwrap_err().kind(), ErrorKind::NotFound);
+    let error = Cgroup::create(
+        &path,
+        &resources(r#"{"memory":{"limit":9000000,"swap":8000000}}"#),
+    );
+    assert_eq!(error.unwrap_err().code(), "SwapBelowMemory");
+}
+
+#[test]
+fn privileged_a_process_enters_and_is_bound() {
+    if !privileged() {
+        return;
+    }
+    let group = create("enter", r#"{"cpu":{"cpus":"0"},"pids":{"limit":8}}"#);
+    let script = "grep Cpus_allowed_list /proc/self/status; \
+        for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 5 & done; wait";
+    let child = group.shell(script);
+    let pids = group.0.pids().unwrap();
+    assert!(
+        pids.contains(&i32::try_from(child.id()).unwrap()),
+        "{pids:?}"
+    );
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline && !group.read("pids", "pids.events").contains("max 1") {
+        assert!(group.0.pids().unwrap().len() <= 8);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(
+        !group.read("pids", "pids.events").starts_with("max 0"),
+        "a fork was refused"
+    );
+    group.0.kill_all().unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(text.split_whitespace().last(), Some("0"), "{text}");
+}
+
+#[test]
+fn privileged_what_takes_too_much_memory_is_killed_and_counted() {
+    if !privileged() {
+        return;
+    }
+    let group = create("memory", r#"{"memory":{"limit":16777216,"swap":16777216}}"#);
+    let child = group.shell("x=0123456789abcdef; while :; do x=$x$x; done");
+    let output = child.wait_with_output().unwrap();
+    assert!(!output.status.success(), "{}", output.status);
+    assert!(group.0.oom_kill_count().unwrap() >= 1);
+}
+
+#[test]
+fn privileged_groups_within_are_removed_with_their_processes() {
+    if !privileged() {
+        return;
+    }
+    let group = create("nested", "{}");
+    let directory = group
+        .0
+        .directories()
+        .into_values()
+        .next()
+        .unwrap()
+        .to_owned();
+    let mut deep = directory.clone();
+    for number in 0..50 {
+        deep = deep.join(number.to_string());
+        fs::create_dir(&deep).unwrap();
+        fs::create_dir(deep.join("beside")).unwrap();
+    }
+    let mut child = group.shell(&format!(
+        "echo 0 > {}/cgroup.procs; sleep 60 & wait",
+        deep.display()
+    ));
+    group.0.kill_all().unwrap();
+    group.0.remove().unwrap();
+    assert!(!directory.exists());
+    assert!(!child.wait().unwrap().success());
+}
+
+#[test]
+fn privileged_a_frozen_group_stands_still_and_can_be_killed() {
+    if !privileged() {
+        return;
+    }
+    let group = create("frozen", "{}");
+    let mut child = group.shell("while :; do :; done");
+    let ticks = |child: &Child| {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        stat.rsplit(')')
+            .next()
+            .unwrap()
+            .split(' ')
+            .nth(12)
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+    };
+    group.0.freeze().unwrap();
+    let before = ticks(&child);
+    std::thread::sleep(Duration::from_millis(60));
+    assert_eq!(ticks(&child), before);
+    group.0.thaw().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while ticks(&child) == before && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(ticks(&child) > before);
+    group.0.freeze().unwrap();
+    group.0.kill_all().unwrap();
+    assert!(!child.wait().unwrap().success());
+}
+
+#[test]
+fn privileged_devices_that_are_not_listed_cannot_be_opened() {
+    if !privileged() {
+        return;
+    }
+    let json = r#"{"devices":[{"allow":false,"access":"rwm"},
+        {"allow":true,"type":"c","major":1,"minor":3,"access":"rwm"}]}"#;
+    let path = name("devices");
+    let group = match Cgroup::create(&path, &resources(json)) {
+        Ok(group) => Guard(group),
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            println!("skipped: no devices controller");
+            return;
+        }
+    };
+    let child = group.shell("read x < /dev/null; cat /dev/zero > /dev/null || echo refused");
+    let output = child.wait_with_output().unwrap();
+    assert!(
+        String::from_utf8_lossy(&output.stdout).contains("refused"),
+        "{output:?}"
+    );
+}
