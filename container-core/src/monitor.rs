@@ -119,8 +119,7 @@ fn supervise(
     let init = clone_init(alone, &job.plan, &slots)?;
     // The process has its copies; the ends of pipes must not stay open here.
     drop(slots);
-    let result =
-        announce(job, &init, control).and_then(|()| watch(job, &init, control, embedder));
+    let result = announce(job, &init, control).and_then(|()| watch(job, &init, control, embedder));
     if result.is_err() {
         let _ = process::pidfd_send_signal(&init.pidfd, Signal::KILL);
         let _ = wait(&init.pidfd);

@@ -37,8 +37,9 @@ pub(super) fn run() -> i32 {
 }
 
 fn serve() -> Result<(), Errno> {
-    // Ignored signals and the mask survive an exec, and the embedder's are not ours.
+    // Ignored signals, the mask and descriptors survive an exec, and the embedder's are not ours.
     sys::reset_signals();
+    sys::close_from(3)?;
     // Fails only for a process that leads a session already.
     let _ = process::setsid();
     process::chdir(c"/")?;

@@ -157,6 +157,15 @@ pub(crate) fn close_range_cloexec(first: u32) -> Result<(), Errno> {
     .map(drop)
 }
 
+/// Closes every descriptor from `first` on; for a process that owns none of them.
+///
+/// # References
+/// `close_range(2)`; Linux 5.9.
+pub(crate) fn close_from(first: u32) -> Result<(), Errno> {
+    // SAFETY: the caller, at the start of its program, has no owner of such a descriptor.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
+}
+
 /// Loads a seccomp filter.
 ///
 /// # References
@@ -408,10 +417,21 @@ pub(crate) fn exit_now(status: i32) -> ! {
 
 /// Puts every signal back to its default disposition and unblocks all.
 pub(crate) fn reset_signals() {
+    // `struct sigaction` of the kernel, all zeros: SIG_DFL, no flags, an empty mask.
+    let default = [0_u64; 4];
     for signal in 1..=64 {
-        // SAFETY: SIG_DFL runs no code of ours; numbers that cannot be set (SIGKILL, SIGSTOP, those
-        // of libc) are refused without effect.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // Not through libc, which leaves out the signals that it uses itself.
+        // SAFETY: SIG_DFL runs no code of ours; SIGKILL and SIGSTOP are refused without effect; the
+        // kernel reads one structure, and the last argument is the size of a set of 64 signals.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<c_void>(),
+                size_of::<u64>(),
+            )
+        };
     }
     // SAFETY: an all-zero sigset_t is a valid empty set.
     unsafe {

@@ -1,5 +1,9 @@
 //! Integration tests of `container-core`: public API only.
 
 mod cgroup;
+mod contract;
 mod start;
 mod support;
+
+#[global_allocator]
+static ALLOCATOR: support::sys::Watched = support::sys::Watched;
