@@ -604,12 +604,12 @@ fn fill_cpuset(directory: &Path) -> Result<()> {
         if !read(&file)?.trim().is_empty() {
             continue;
         }
-        let above = directory.parent().map(|parent| parent.join(name));
-        let inherited = above
-            .map(|above| read(&above))
-            .transpose()?
-            .unwrap_or_default();
-        write(&file, inherited.trim())?;
+        let Some(above) = directory.parent() else {
+            continue;
+        };
+        // Somebody else may have made that just now; the topmost has all there is.
+        fill_cpuset(above)?;
+        write(&file, read(&above.join(name))?.trim())?;
     }
     Ok(())
 }
