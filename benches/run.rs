@@ -75,9 +75,8 @@ type Group<'c> = BenchmarkGroup<'c, WallTime>;
 
 fn measure_floor(group: &mut Group<'_>, ground: &Ground, root: &Path) -> Result<()> {
     let mut floor = Floor::start(root, ground.parent())?;
-    floor.run()?;
     group.bench_function("floor", |bencher| {
-        bencher.iter(|| floor.run().expect("the floor ran before"));
+        bencher.iter(|| floor.run().expect("run the floor"));
     });
     Ok(())
 }
@@ -91,9 +90,8 @@ fn measure_core(group: &mut Group<'_>, ground: &Ground, root: &Path) -> Result<(
         ensure!(container.wait()?.success(), "the container failed");
         Ok(())
     };
-    run()?;
     group.bench_function("container-core", |bencher| {
-        bencher.iter(|| run().expect("the container ran before"));
+        bencher.iter(|| run().expect("run a container"));
     });
     Ok(())
 }
@@ -119,9 +117,8 @@ fn measure_engine(group: &mut Group<'_>, ground: &Ground, root: &Path) -> Result
             ensure!(run.status()?.success(), "the container failed");
             Ok(())
         };
-        run().with_context(|| format!("measure {name}"))?;
         group.bench_function(name, |bencher| {
-            bencher.iter(|| run().expect("the container ran before"));
+            bencher.iter(|| run().expect("run a container"));
         });
     }
     Ok(())

@@ -3,7 +3,9 @@
 //! `clone3` with six namespaces, Docker's mounts (but for the view of the cgroups, which the others
 //! have), devices, masks and read-only paths, `pivot_root`, the bounding set and the capabilities, the
 //! default seccomp filter, the groups of every cgroup v1 hierarchy (or `CLONE_INTO_CGROUP`), `execve`,
-//! wait, and the removal of the groups.
+//! wait, and the removal of the groups. Of two ways into a v1 group it takes the fast one: the child
+//! writes to `tasks`. Who writes to `cgroup.procs` waits up to tens of milliseconds for a grace period
+//! of RCU, unless somebody else has just done so.
 //!
 //! A program with threads cannot fork like that, so the floor runs in a process of its own: this
 //! program executed again, which reads a byte for each run, clones, waits, and writes the byte back.
@@ -25,13 +27,13 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use container_engine::container_core::seccomp::{Filter, Instruction, compile};
 use container_engine::container_core::{capability, defaults};
+use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{CWD, FileType, Mode, makedev, mkdir, mknodat, symlink};
 use rustix::io::Errno;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive,
     mount_change, mount_remount, unmount,
 };
-use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitOptions, chdir, pivot_root, waitpid};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, remove_capability_from_bounding_set, set_capabilities,
@@ -139,18 +141,14 @@ impl Run {
     }
 
     fn run(&self) -> Result<()> {
-        let (gate_end, gate) = pipe_with(PipeFlags::CLOEXEC)?;
-        let group = self.groups.open_v2()?;
+        let group = self.groups.make()?;
         let Some(child) = clone(group.as_ref())? else {
-            drop(gate);
-            let Err(error) = self.enter(&gate_end);
+            let Err(error) = self.enter();
             // Nobody but the measurer reads it, who will see the status.
             let _ = writeln!(std::io::stderr(), "floor: {error:#}");
             // SAFETY: ends this process, a fork that must not run what is registered for its end.
             unsafe { libc::_exit(1) }
         };
-        self.groups.join(child)?;
-        rustix::io::write(&gate, b"0")?;
         let status = loop {
             match waitpid(Some(child), WaitOptions::empty()) {
                 Err(Errno::INTR) => {}
@@ -163,8 +161,10 @@ impl Run {
     }
 
     /// In the child: from the namespaces to the program.
-    fn enter(&self, gate: &OwnedFd) -> Result<Infallible> {
-        ensure!(rustix::io::read(gate, &mut [0])? == 1, "the parent is gone");
+    fn enter(&self) -> Result<Infallible> {
+        self.groups.join()?;
+        // Rooted at the groups of its maker, and so the last.
+        unshare(CloneFlags::CLONE_NEWCGROUP)?;
         mount_change(
             c"/",
             MountPropagationFlags::REC | MountPropagationFlags::PRIVATE,
@@ -223,26 +223,32 @@ impl Groups {
         Ok(Self::V1(all))
     }
 
-    fn open_v2(&self) -> Result<Option<OwnedFd>> {
-        let Self::V2(group) = self else {
-            return Ok(None);
-        };
-        fs::create_dir(group).with_context(|| format!("make {group:?}"))?;
-        Ok(Some(fs::File::open(group)?.into()))
+    /// Gives the version 2 group, to be cloned into.
+    fn make(&self) -> Result<Option<OwnedFd>> {
+        let make = |group: &Path| fs::create_dir(group).with_context(|| format!("make {group:?}"));
+        match self {
+            Self::V1(groups) => {
+                for (group, files) in groups {
+                    make(group)?;
+                    for (file, value) in files {
+                        fs::write(file, value).with_context(|| format!("write {file:?}"))?;
+                    }
+                }
+                Ok(None)
+            }
+            Self::V2(group) => {
+                make(group)?;
+                Ok(Some(fs::File::open(group)?.into()))
+            }
+        }
     }
 
-    fn join(&self, child: Pid) -> Result<()> {
+    fn join(&self) -> Result<()> {
         let Self::V1(groups) = self else {
             return Ok(());
         };
-        let child = child.as_raw_nonzero().to_string();
-        for (group, files) in groups {
-            fs::create_dir(group).with_context(|| format!("make {group:?}"))?;
-            for (file, value) in files {
-                fs::write(file, value).with_context(|| format!("write {file:?}"))?;
-            }
-            let file = group.join("cgroup.procs");
-            fs::write(&file, &child).with_context(|| format!("write {file:?}"))?;
+        for (group, _) in groups {
+            fs::write(group.join("tasks"), "0").with_context(|| format!("join {group:?}"))?;
         }
         Ok(())
     }
@@ -347,8 +353,7 @@ fn clone(group: Option<&OwnedFd>) -> Result<Option<Pid>> {
         | libc::CLONE_NEWPID
         | libc::CLONE_NEWNET
         | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWCGROUP;
+        | libc::CLONE_NEWUTS;
     // SAFETY: the structure is plain numbers, for which zero says "not used".
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
     arguments.flags = u64::from(flags.unsigned_abs());
