@@ -25,6 +25,11 @@
 //! read. Connections are encrypted and verified, except to loopback and to registries that the caller
 //! lists as insecure; credentials go to the registry that they are for.
 //!
+//! # Needs
+//!
+//! Linux 5.6 (`openat2`). Root unpacks layers as they are; a plain user unpacks them without owners,
+//! and without device nodes. Public registries need the certificates of the system.
+//!
 //! # Features
 //!
 //! - `server`: an embeddable registry, `server::Server`.
