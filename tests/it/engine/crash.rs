@@ -15,11 +15,23 @@ use crate::support::isolate::{Place, isolated};
 #[test]
 fn victim() {
     let Some(role) = role() else { return };
-    let [dir, cgroup, image, how] = &role[..] else { panic!("want four parts, got {role:?}") };
+    let [dir, cgroup, image, how] = &role[..] else {
+        panic!("want four parts, got {role:?}")
+    };
     let engine = open_at(Path::new(dir), cgroup);
     let image = engine.images().get(image).expect("the image");
-    let run = engine.containers().run(&image).name("lasting").publish("8080:80").cmd(["sleep", "1000"]);
-    let container = if how == "detach" { run.detach() } else { run.spawn() }.expect("start");
+    let run = engine
+        .containers()
+        .run(&image)
+        .name("lasting")
+        .publish("8080:80")
+        .cmd(["sleep", "1000"]);
+    let container = if how == "detach" {
+        run.detach()
+    } else {
+        run.spawn()
+    }
+    .expect("start");
     println!("started {}", container.id());
     loop {
         std::thread::park();
@@ -33,13 +45,19 @@ fn start_victim(place: &Place, image: &str, how: &str) -> Child {
         .spawn()
         .expect("start the victim");
     let stdout = victim.stdout.take().expect("piped");
-    let started = BufReader::new(stdout).lines().map_while(Result::ok).any(|line| line.contains("started"));
+    let started = BufReader::new(stdout)
+        .lines()
+        .map_while(Result::ok)
+        .any(|line| line.contains("started"));
     assert!(started, "the victim did not start its container");
     victim
 }
 
 fn sleepers() -> usize {
-    other_processes().iter().filter(|process| process.contains("sleep")).count()
+    other_processes()
+        .iter()
+        .filter(|process| process.contains("sleep"))
+        .count()
 }
 
 fn kill(victim: &mut Child) {
@@ -56,7 +74,10 @@ fn privileged_attached_containers_die_with_their_program() {
         kill(&mut victim);
         let end = Instant::now() + Duration::from_secs(1);
         while sleepers() > 0 {
-            assert!(Instant::now() < end, "alive a second after its program died");
+            assert!(
+                Instant::now() < end,
+                "alive a second after its program died"
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
         // Its records, addresses and rules are still there; the next engine removes them.
@@ -98,7 +119,12 @@ fn privileged_detached_containers_live_on_and_are_found() {
 fn privileged_a_killed_monitor_leaves_nothing_alive() {
     isolated(|place| {
         let Some(ground) = ground(place) else { return };
-        let run = ground.engine.containers().run(&ground.image).network("none").name("orphan");
+        let run = ground
+            .engine
+            .containers()
+            .run(&ground.image)
+            .network("none")
+            .name("orphan");
         let container = run.cmd(["sleep", "1000"]).detach().expect("start");
         let parent = parent_of(container.pid().expect("it runs"));
         rustix::process::kill_process(
@@ -108,10 +134,16 @@ fn privileged_a_killed_monitor_leaves_nothing_alive() {
         .expect("kill the monitor");
         let end = Instant::now() + Duration::from_secs(1);
         while sleepers() > 0 {
-            assert!(Instant::now() < end, "alive a second after its monitor died");
+            assert!(
+                Instant::now() < end,
+                "alive a second after its monitor died"
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
-        assert_eq!(container.wait().expect_err("nobody knows").code(), "MonitorLost");
+        assert_eq!(
+            container.wait().expect_err("nobody knows").code(),
+            "MonitorLost"
+        );
         ground.engine.recover().expect("recover");
         assert_eq!(container.state().expect("state"), State::Exited(None));
         container.remove().expect("the first try removes it");
@@ -122,16 +154,24 @@ fn parent_of(pid: i32) -> i32 {
     let status = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status"));
     let status = status.expect("the process exists");
     let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
-    parent.and_then(|parent| parent.trim().parse().ok()).expect("a parent")
+    parent
+        .and_then(|parent| parent.trim().parse().ok())
+        .expect("a parent")
 }
 
 #[test]
 fn privileged_a_container_outlives_the_thread_that_started_it() {
     isolated(|place| {
         let Some(ground) = ground(place) else { return };
-        let run = ground.engine.containers().run(&ground.image).network("none");
+        let run = ground
+            .engine
+            .containers()
+            .run(&ground.image)
+            .network("none");
         let run = run.cmd(["sleep", "0.5"]);
-        let container = std::thread::spawn(|| run.spawn().expect("spawn")).join().expect("thread");
+        let container = std::thread::spawn(|| run.spawn().expect("spawn"))
+            .join()
+            .expect("thread");
         assert!(container.wait().expect("wait").success());
     });
 }

@@ -50,21 +50,37 @@ const PERL_HUNGER: &str = r#"my @all; push @all, "x" x (1 << 20) while 1;"#;
 
 #[test]
 fn privileged_debian_runs_from_a_registry_of_others() {
-    let Some(layout) = debian_layout() else { return };
+    let Some(layout) = debian_layout() else {
+        return;
+    };
     isolated(|place| {
-        let Some(registry) = Registry::start(place.dir()) else { return };
-        let Some(name) = push_debian(&layout, &registry) else { return };
+        let Some(registry) = Registry::start(place.dir()) else {
+            return;
+        };
+        let Some(name) = push_debian(&layout, &registry) else {
+            return;
+        };
         let engine = open(place);
         let image = engine.images().pull(&name).expect("pull");
         assert_eq!(image.pull_status(), Some(PullStatus::Downloaded));
         let run = |command: &[&str]| {
-            let run = engine.containers().run(&image).network("bridge").memory("200M");
-            output(run.add_host("db.example", IpAddr::from([192, 0, 2, 7])), command)
+            let run = engine
+                .containers()
+                .run(&image)
+                .network("bridge")
+                .memory("200M");
+            output(
+                run.add_host("db.example", IpAddr::from([192, 0, 2, 7])),
+                command,
+            )
         };
         assert!(run(&["cat", "/etc/os-release"]).contains("VERSION_CODENAME=bookworm"));
         assert!(run(&["apt-get", "--version"]).starts_with("apt 2."));
         let perl = run(&["perl", "-e", PERL_FILES_AND_NAMES]);
-        assert_eq!(perl, "5050 lines\nlocalhost 127.0.0.1\ndb.example 192.0.2.7");
+        assert_eq!(
+            perl,
+            "5050 lines\nlocalhost 127.0.0.1\ndb.example 192.0.2.7"
+        );
 
         // The first pull asked for config and layer once each; the second for neither.
         assert_eq!(blob_requests(&registry).len(), 2, "{}", registry.log());
@@ -77,17 +93,28 @@ fn privileged_debian_runs_from_a_registry_of_others() {
 
 #[test]
 fn privileged_debian_serves_on_a_published_port() {
-    let Some(layout) = debian_layout() else { return };
+    let Some(layout) = debian_layout() else {
+        return;
+    };
     isolated(|place| {
         let Some(ip) = peers::find("ip") else { return };
-        let Some((_registry, image)) = debian(place, &layout) else { return };
+        let Some((_registry, image)) = debian(place, &layout) else {
+            return;
+        };
         // An address of the host beside loopback and the bridge.
         let own = "192.0.2.1";
         let change = |verb| run(&ip, &["address", verb, &format!("{own}/32"), "dev", "lo"]);
         change("add");
         let engine = open(place);
-        let server = engine.containers().run(&image).network("bridge").publish("8080:80");
-        let server = server.cmd(["perl", "-e", PERL_SERVER]).spawn().expect("spawn");
+        let server = engine
+            .containers()
+            .run(&image)
+            .network("bridge")
+            .publish("8080:80");
+        let server = server
+            .cmd(["perl", "-e", PERL_SERVER])
+            .spawn()
+            .expect("spawn");
         let address = server.address().expect("it is on a network");
         for host in ["127.0.0.1", own, "172.17.0.1"] {
             let answer = fetch(&format!("{host}:8080"));
@@ -100,11 +127,20 @@ fn privileged_debian_serves_on_a_published_port() {
 
 #[test]
 fn privileged_debian_over_its_memory_is_killed() {
-    let Some(layout) = debian_layout() else { return };
+    let Some(layout) = debian_layout() else {
+        return;
+    };
     isolated(|place| {
-        let Some((_registry, image)) = debian(place, &layout) else { return };
+        let Some((_registry, image)) = debian(place, &layout) else {
+            return;
+        };
         let engine = open(place);
-        let run = engine.containers().run(&image).network("none").memory("64M").memory_swap("64M");
+        let run = engine
+            .containers()
+            .run(&image)
+            .network("none")
+            .memory("64M")
+            .memory_swap("64M");
         let status = run.cmd(["perl", "-e", PERL_HUNGER]).status().expect("run");
         assert_eq!((status.code(), status.oom_killed()), (137, true));
     });
@@ -113,7 +149,11 @@ fn privileged_debian_over_its_memory_is_killed() {
 #[test]
 fn privileged_a_built_image_is_pushed_and_run_by_podman() {
     isolated(|place| {
-        let (Some(registry), Some(busybox)) = (Registry::start(place.dir()), peers::find("busybox")) else { return };
+        let (Some(registry), Some(busybox)) =
+            (Registry::start(place.dir()), peers::find("busybox"))
+        else {
+            return;
+        };
         let name = format!("{}/own/built:1", registry.address());
         let engine = open(place);
         let store = Store::open(place.dir().join("root/image")).expect("the engine's store");
@@ -127,24 +167,42 @@ fn privileged_a_built_image_is_pushed_and_run_by_podman() {
             .expect("build");
         assert_eq!(engine.images().push(&name).expect("push"), built.digest());
         let image = engine.images().get(&name).expect("get");
-        let own = engine.containers().run(&image).network("none").output().expect("run");
+        let own = engine
+            .containers()
+            .run(&image)
+            .network("none")
+            .output()
+            .expect("run");
         assert_eq!(text(&own.stdout), "built, pushed and run");
-        assert_agrees(place, &registry, &image, &name, "built, pushed and run", &[]);
+        assert_agrees(
+            place,
+            &registry,
+            &image,
+            &name,
+            "built, pushed and run",
+            &[],
+        );
     });
 }
 
 #[test]
 fn privileged_a_pulled_image_is_pushed_and_run_by_podman() {
     isolated(|place| {
-        let (Some(registry), Some((server, source))) = (Registry::start(place.dir()), serve_busybox(place.dir())) else {
+        let (Some(registry), Some((server, source))) =
+            (Registry::start(place.dir()), serve_busybox(place.dir()))
+        else {
             return;
         };
         let engine = open(place);
         let pulled = engine.images().pull(&source).expect("pull");
         let name = format!("{}/mirror/busybox:latest", registry.address());
         let store = Store::open(place.dir().join("root/image")).expect("the engine's store");
-        let stored = store.resolve(&source.parse().expect("a name")).expect("the image");
-        store.tag(&stored, &name.parse().expect("a name")).expect("tag");
+        let stored = store
+            .resolve(&source.parse().expect("a name"))
+            .expect("the image");
+        store
+            .tag(&stored, &name.parse().expect("a name"))
+            .expect("tag");
         assert_eq!(engine.images().push(&name).expect("push"), pulled.digest());
         let command = ["sh", "-c", "echo $((6 * 7))"];
         assert_agrees(place, &registry, &pulled, &name, "42", &command);
@@ -158,7 +216,17 @@ fn push_debian(layout: &Path, registry: &Registry) -> Option<String> {
     let name = format!("{}/debian:bookworm", registry.address());
     let source = format!("oci:{}:latest", layout.display());
     let target = format!("docker://{name}");
-    run(&skopeo, &["copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false", &source, &target]);
+    run(
+        &skopeo,
+        &[
+            "copy",
+            "--quiet",
+            "--insecure-policy",
+            "--dest-tls-verify=false",
+            &source,
+            &target,
+        ],
+    );
     Some(name)
 }
 
@@ -173,33 +241,70 @@ fn debian(place: &Place, layout: &Path) -> Option<(Registry, Image)> {
 /// The blobs that were asked for, once for each time.
 fn blob_requests(registry: &Registry) -> Vec<String> {
     let log = registry.log();
-    let requests = log.lines().filter_map(|line| line.split_once("\"GET /v2/")).map(|(_, request)| request);
-    requests.filter(|request| request.contains("/blobs/")).map(str::to_owned).collect()
+    let requests = log
+        .lines()
+        .filter_map(|line| line.split_once("\"GET /v2/"))
+        .map(|(_, request)| request);
+    requests
+        .filter(|request| request.contains("/blobs/"))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Podman and skopeo see `image` under `name` as the engine does, and podman runs it.
-fn assert_agrees(place: &Place, registry: &Registry, image: &Image, name: &str, want: &str, command: &[&str]) {
+fn assert_agrees(
+    place: &Place,
+    registry: &Registry,
+    image: &Image,
+    name: &str,
+    want: &str,
+    command: &[&str],
+) {
     // An engine elsewhere gets the same.
     let elsewhere = open_at(&place.dir().join("elsewhere"), place.cgroup());
     let other = elsewhere.images().pull(name).expect("pull");
     assert_eq!((other.id(), other.digest()), (image.id(), image.digest()));
     drop(elsewhere);
 
-    let (Some(skopeo), Some(podman)) = (peers::find("skopeo"), Podman::find(place)) else { return };
+    let (Some(skopeo), Some(podman)) = (peers::find("skopeo"), Podman::find(place)) else {
+        return;
+    };
     let remote = format!("docker://{name}");
     let inspect = |form: &str| run(&skopeo, &["inspect", "--tls-verify=false", form, &remote]);
     assert_eq!(inspect("--format={{.Digest}}"), image.digest().to_string());
     let config = Command::new(&skopeo)
-        .args(["inspect", "--tls-verify=false", "--config", "--raw", &remote])
+        .args([
+            "inspect",
+            "--tls-verify=false",
+            "--config",
+            "--raw",
+            &remote,
+        ])
         .output()
         .expect("run skopeo");
     assert_eq!(Digest::of(&config.stdout), image.id());
 
-    let policy = format!("--signature-policy={}", podman.dir.join("policy.json").display());
-    let run = ["run", "--rm", "--cgroups=disabled", "--network=none", "--tls-verify=false", &policy, name];
+    let policy = format!(
+        "--signature-policy={}",
+        podman.dir.join("policy.json").display()
+    );
+    let run = [
+        "run",
+        "--rm",
+        "--cgroups=disabled",
+        "--network=none",
+        "--tls-verify=false",
+        &policy,
+        name,
+    ];
     let ran = podman.run(&[&run, command].concat());
     assert_eq!(ran, want, "{}", registry.log());
-    let id = podman.run(&["image", "inspect", "--format=sha256:{{.Id}} {{.Digest}}", name]);
+    let id = podman.run(&[
+        "image",
+        "inspect",
+        "--format=sha256:{{.Id}} {{.Digest}}",
+        name,
+    ]);
     assert_eq!(id, format!("{} {}", image.id(), image.digest()));
 }
 
@@ -219,7 +324,11 @@ impl Podman {
         let settings = "[engine]\nruntime = \"crun\"\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\n\
                         [containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n";
         let policy = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;
-        for (file, content) in [("containers.conf", settings), ("registries.conf", ""), ("policy.json", policy)] {
+        for (file, content) in [
+            ("containers.conf", settings),
+            ("registries.conf", ""),
+            ("policy.json", policy),
+        ] {
             fs::write(dir.join(file), content).expect("write a setting");
         }
         Some(Self { program, dir })
@@ -232,8 +341,14 @@ impl Podman {
         let view = "mount -t cgroup2 none /sys/fs/cgroup && exec \"$@\"";
         let path = |name: &str| self.dir.join(name);
         let mut command = Command::new("unshare");
-        command.args(["--mount", "--propagation=private", "sh", "-c", view, "sh"]).arg(&self.program);
-        for (flag, name) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
+        command
+            .args(["--mount", "--propagation=private", "sh", "-c", view, "sh"])
+            .arg(&self.program);
+        for (flag, name) in [
+            ("--root", "root"),
+            ("--runroot", "run"),
+            ("--tmpdir", "tmp"),
+        ] {
             command.arg(flag).arg(path(name));
         }
         let output = command
@@ -243,7 +358,11 @@ impl Podman {
             .env("CONTAINERS_REGISTRIES_CONF", path("registries.conf"))
             .output()
             .expect("run podman");
-        assert!(output.status.success(), "podman {arguments:?}: {}", text(&output.stderr));
+        assert!(
+            output.status.success(),
+            "podman {arguments:?}: {}",
+            text(&output.stderr)
+        );
         text(&output.stdout)
     }
 }
@@ -251,13 +370,21 @@ impl Podman {
 /// Runs the container to its end and gives what it wrote.
 fn output(run: RunBuilder, command: &[&str]) -> String {
     let output = run.cmd(command.iter().copied()).output().expect("run");
-    assert!(output.status.success(), "{command:?}: {}", text(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        text(&output.stderr)
+    );
     text(&output.stdout)
 }
 
 /// Runs a program of the host and gives what it wrote.
 fn run(program: &Path, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().expect("run");
-    assert!(output.status.success(), "{program:?} {arguments:?}: {}", text(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{program:?} {arguments:?}: {}",
+        text(&output.stderr)
+    );
     text(&output.stdout)
 }

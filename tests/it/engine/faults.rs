@@ -61,7 +61,11 @@ fn layer_path(place: &Place) -> String {
 
 fn wait_for_request(server: &Server, part: &str) {
     let end = Instant::now() + Duration::from_secs(10);
-    while !server.log().iter().any(|access| access.target.contains(part)) {
+    while !server
+        .log()
+        .iter()
+        .any(|access| access.target.contains(part))
+    {
         assert!(Instant::now() < end, "nobody asked for {part}");
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -70,7 +74,9 @@ fn wait_for_request(server: &Server, part: &str) {
 #[test]
 fn privileged_a_registry_that_lies_is_found_out() {
     isolated(|place| {
-        let Some((server, name)) = serve_busybox(place.dir()) else { return };
+        let Some((server, name)) = serve_busybox(place.dir()) else {
+            return;
+        };
         for (fault, kind, code) in [
             (Fault::Alter, ErrorKind::Integrity, "DigestMismatch"),
             (Fault::Short, ErrorKind::Integrity, "SizeMismatch"),
@@ -80,7 +86,12 @@ fn privileged_a_registry_that_lies_is_found_out() {
             server.inject("GET", &layer_path(place), ALWAYS, fault.clone());
             let pull = |engine: &Engine| engine.images().pull(&name).expect_err("a lie");
             let error = fails(place, &name, pull, || server.clear_faults());
-            assert_eq!(kind_and_code(&error), (kind, code), "{fault:?}: {}", error.report());
+            assert_eq!(
+                kind_and_code(&error),
+                (kind, code),
+                "{fault:?}: {}",
+                error.report()
+            );
         }
     });
 }
@@ -88,11 +99,17 @@ fn privileged_a_registry_that_lies_is_found_out() {
 #[test]
 fn privileged_a_cut_transfer_goes_on_where_it_was_cut() {
     isolated(|place| {
-        let Some((server, name)) = serve_busybox(place.dir()) else { return };
+        let Some((server, name)) = serve_busybox(place.dir()) else {
+            return;
+        };
         let layer = layer_path(place);
         server.inject("GET", &layer, 1, Fault::Cut(100_000));
         works(&open(place), &name);
-        let ranges: Vec<_> = server.log().into_iter().filter_map(|access| access.range).collect();
+        let ranges: Vec<_> = server
+            .log()
+            .into_iter()
+            .filter_map(|access| access.range)
+            .collect();
         assert_eq!(ranges, ["bytes=100000-"]);
     });
 }
@@ -100,11 +117,19 @@ fn privileged_a_cut_transfer_goes_on_where_it_was_cut() {
 #[test]
 fn privileged_what_a_registry_does_not_have_is_not_found() {
     isolated(|place| {
-        let Some((server, name)) = serve_busybox(place.dir()) else { return };
+        let Some((server, name)) = serve_busybox(place.dir()) else {
+            return;
+        };
         let address = server.address();
         for (unknown, codes) in [
-            (format!("{address}/nobody/nothing"), ["NameUnknown", "ManifestUnknown"]),
-            (format!("{address}/busybox:no-such-tag"), ["ManifestUnknown"; 2]),
+            (
+                format!("{address}/nobody/nothing"),
+                ["NameUnknown", "ManifestUnknown"],
+            ),
+            (
+                format!("{address}/busybox:no-such-tag"),
+                ["ManifestUnknown"; 2],
+            ),
         ] {
             let pull = |engine: &Engine| engine.images().pull(&unknown).expect_err("unknown");
             let error = fails(place, &name, pull, || ());
@@ -118,13 +143,18 @@ fn privileged_what_a_registry_does_not_have_is_not_found() {
 #[test]
 fn privileged_a_registry_that_is_down_or_silent() {
     isolated(|place| {
-        let Some((server, name)) = serve_busybox(place.dir()) else { return };
+        let Some((server, name)) = serve_busybox(place.dir()) else {
+            return;
+        };
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let nobody = format!("{}/busybox", listener.local_addr().expect("an address"));
         drop(listener);
         let pull = |engine: &Engine| engine.images().pull(&nobody).expect_err("nobody is there");
         let error = fails(place, &name, pull, || ());
-        assert_eq!(kind_and_code(&error), (ErrorKind::Network, "ConnectionRefused"));
+        assert_eq!(
+            kind_and_code(&error),
+            (ErrorKind::Network, "ConnectionRefused")
+        );
 
         for silence in [Fault::Silence, Fault::Stall(50_000)] {
             server.clear_log();
@@ -149,18 +179,31 @@ fn privileged_a_port_of_another_program_is_named_with_it() {
         let Some(ground) = ground(place) else { return };
         let containers = ground.engine.containers();
         // A program of the host's network, though it runs in a container.
-        let holder = containers.run(&ground.image).network("host").cmd(["nc", "-l", "-p", "8080"]);
+        let holder = containers
+            .run(&ground.image)
+            .network("host")
+            .cmd(["nc", "-l", "-p", "8080"]);
         let holder = holder.spawn().expect("spawn");
         let end = Instant::now() + Duration::from_secs(10);
         while TcpListener::bind("0.0.0.0:8080").is_ok() {
             assert!(Instant::now() < end, "nobody listens");
             std::thread::sleep(Duration::from_millis(10));
         }
-        let run = || containers.run(&ground.image).publish("8080:80").cmd(["true"]).status();
+        let run = || {
+            containers
+                .run(&ground.image)
+                .publish("8080:80")
+                .cmd(["true"])
+                .status()
+        };
         let error = run().expect_err("the port is taken");
         assert_eq!(kind_and_code(&error), (ErrorKind::Busy, "PortTaken"));
         let pid = holder.pid().expect("it runs");
-        assert!(error.report().contains(&format!("process {pid} (")), "{}", error.report());
+        assert!(
+            error.report().contains(&format!("process {pid} (")),
+            "{}",
+            error.report()
+        );
         holder.kill(Signal::KILL).expect("kill");
         holder.wait().expect("wait");
         assert!(run().expect("the port is free").success());
@@ -177,12 +220,42 @@ fn privileged_what_cannot_be_run_is_named() {
         for network in ["none", "bridge"] {
             let run = || containers.run(&ground.image).network(network);
             for (run, kind, code, named) in [
-                (run().cmd(["no-such-program"]), ErrorKind::NotFound, "CommandNotFound", "no-such-program"),
-                (run().cmd(["/no/such"]), ErrorKind::NotFound, "CommandNotFound", "/no/such"),
-                (run().cmd(["/etc/passwd"]), ErrorKind::PermissionDenied, "CommandNotExecutable", "/etc/passwd"),
-                (run().cmd(["/etc"]), ErrorKind::PermissionDenied, "CommandNotExecutable", "/etc"),
-                (run().cmd(["true"]).user("nosuchuser"), ErrorKind::NotFound, "UserNotFound", "nosuchuser"),
-                (run().entrypoint([""; 0]).cmd([""; 0]), ErrorKind::InvalidInput, "NoCommand", ""),
+                (
+                    run().cmd(["no-such-program"]),
+                    ErrorKind::NotFound,
+                    "CommandNotFound",
+                    "no-such-program",
+                ),
+                (
+                    run().cmd(["/no/such"]),
+                    ErrorKind::NotFound,
+                    "CommandNotFound",
+                    "/no/such",
+                ),
+                (
+                    run().cmd(["/etc/passwd"]),
+                    ErrorKind::PermissionDenied,
+                    "CommandNotExecutable",
+                    "/etc/passwd",
+                ),
+                (
+                    run().cmd(["/etc"]),
+                    ErrorKind::PermissionDenied,
+                    "CommandNotExecutable",
+                    "/etc",
+                ),
+                (
+                    run().cmd(["true"]).user("nosuchuser"),
+                    ErrorKind::NotFound,
+                    "UserNotFound",
+                    "nosuchuser",
+                ),
+                (
+                    run().entrypoint([""; 0]).cmd([""; 0]),
+                    ErrorKind::InvalidInput,
+                    "NoCommand",
+                    "",
+                ),
             ] {
                 let error = run.status().expect_err("it cannot run");
                 assert_eq!(kind_and_code(&error), (kind, code), "{}", error.report());
@@ -198,8 +271,16 @@ fn privileged_what_cannot_be_run_is_named() {
 #[test]
 fn plain_user_without_permission() {
     let Some(role) = role() else { return };
-    let error = Engine::builder().root(&role[0]).open().expect_err("not ours");
-    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{}", error.report());
+    let error = Engine::builder()
+        .root(&role[0])
+        .open()
+        .expect_err("not ours");
+    assert_eq!(
+        error.kind(),
+        ErrorKind::PermissionDenied,
+        "{}",
+        error.report()
+    );
     assert!(error.report().contains(&role[0]), "{}", error.report());
 }
 
@@ -227,8 +308,14 @@ struct SmallDisk(PathBuf);
 impl SmallDisk {
     fn mount(at: PathBuf) -> Self {
         fs::create_dir(&at).expect("make a directory");
-        mount(Some("tmpfs"), &at, Some("tmpfs"), MsFlags::empty(), Some("size=16m,mode=755"))
-            .expect("mount a tmpfs");
+        mount(
+            Some("tmpfs"),
+            &at,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some("size=16m,mode=755"),
+        )
+        .expect("mount a tmpfs");
         Self(at)
     }
 
@@ -254,7 +341,11 @@ impl SmallDisk {
 impl Drop for SmallDisk {
     fn drop(&mut self) {
         if let Err(error) = umount2(&self.0, MntFlags::empty()) {
-            assert!(std::thread::panicking(), "unmount {}: {error}", self.0.display());
+            assert!(
+                std::thread::panicking(),
+                "unmount {}: {error}",
+                self.0.display()
+            );
         }
     }
 }
@@ -268,13 +359,18 @@ fn assert_full(error: &Error) {
 #[test]
 fn privileged_a_disk_that_is_full_during_a_pull() {
     isolated(|place| {
-        let Some((_server, name)) = serve_busybox(place.dir()) else { return };
+        let Some((_server, name)) = serve_busybox(place.dir()) else {
+            return;
+        };
         let disk = SmallDisk::mount(place.dir().join("root"));
         for free in [0, 64 << 10, 1 << 20] {
             let full = |engine: &Engine| {
                 disk.fill(free);
                 let error = engine.images().pull(&name).expect_err("the disk is full");
-                engine.images().remove(&name).expect("remove what is not there");
+                engine
+                    .images()
+                    .remove(&name)
+                    .expect("remove what is not there");
                 assert_eq!(engine.recover().expect("recover").removed, [""; 0]);
                 error
             };
@@ -286,18 +382,33 @@ fn privileged_a_disk_that_is_full_during_a_pull() {
 #[test]
 fn privileged_a_disk_that_is_full_during_create() {
     isolated(|place| {
-        let Some((_server, name)) = serve_busybox(place.dir()) else { return };
+        let Some((_server, name)) = serve_busybox(place.dir()) else {
+            return;
+        };
         let disk = SmallDisk::mount(place.dir().join("root"));
         let engine = open(place);
         let image = engine.images().pull(&name).expect("pull");
-        let create = || engine.containers().run(&image).network("none").cmd(["true"]).create();
+        let create = || {
+            engine
+                .containers()
+                .run(&image)
+                .network("none")
+                .cmd(["true"])
+                .create()
+        };
         let kept = create().expect("create");
         disk.fill(0);
         assert_full(&create().expect_err("the disk is full"));
         let spawned = engine.containers().run(&image).cmd(["true"]).status();
         assert_full(&spawned.expect_err("the disk is full"));
         let writing = engine.containers().list().expect("list");
-        assert_eq!(writing.iter().map(|container| container.id()).collect::<Vec<_>>(), [kept.id()]);
+        assert_eq!(
+            writing
+                .iter()
+                .map(|container| container.id())
+                .collect::<Vec<_>>(),
+            [kept.id()]
+        );
         engine.recover().expect("recover");
         kept.remove().expect("remove");
         assert_nothing_half_done(place);
@@ -309,4 +420,3 @@ fn privileged_a_disk_that_is_full_during_create() {
         drop((engine, image, kept, writing));
     });
 }
-

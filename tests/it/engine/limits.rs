@@ -14,10 +14,17 @@ fn privileged_a_container_over_its_memory_is_killed_and_says_so() {
             .network("none")
             .memory("16M")
             .memory_swap("16M")
-            .cmd(["sh", "-c", "exec dd if=/dev/zero of=/dev/null bs=64M count=1"])
+            .cmd([
+                "sh",
+                "-c",
+                "exec dd if=/dev/zero of=/dev/null bs=64M count=1",
+            ])
             .status()
             .expect("run");
-        assert_eq!((status.code(), status.signal(), status.oom_killed()), (137, Some(9), true));
+        assert_eq!(
+            (status.code(), status.signal(), status.oom_killed()),
+            (137, Some(9), true)
+        );
     });
 }
 
@@ -77,7 +84,11 @@ fn privileged_users_by_name_and_number() {
                 .run(&ground.image)
                 .network("none")
                 .user(user)
-                .cmd(["sh", "-c", "id -u; id -g; echo $HOME; echo x > /dev/stdout; grep CapEff /proc/self/status"])
+                .cmd([
+                    "sh",
+                    "-c",
+                    "id -u; id -g; echo $HOME; echo x > /dev/stdout; grep CapEff /proc/self/status",
+                ])
                 .output()
         };
         let lines = |user: &str| {
@@ -108,16 +119,46 @@ fn privileged_users_by_name_and_number() {
 fn privileged_hardened_read_only_and_capabilities() {
     isolated(|place| {
         let Some(ground) = ground(place) else { return };
-        let run = || ground.engine.containers().run(&ground.image).network("none");
-        let facts = ["sh", "-c", "grep -E 'CapBnd|NoNewPrivs' /proc/self/status; touch /x || echo read-only"];
-        let hardened = text(&run().hardened().read_only().cmd(facts).output().expect("run").stdout);
+        let run = || {
+            ground
+                .engine
+                .containers()
+                .run(&ground.image)
+                .network("none")
+        };
+        let facts = [
+            "sh",
+            "-c",
+            "grep -E 'CapBnd|NoNewPrivs' /proc/self/status; touch /x || echo read-only",
+        ];
+        let hardened = text(
+            &run()
+                .hardened()
+                .read_only()
+                .cmd(facts)
+                .output()
+                .expect("run")
+                .stdout,
+        );
         assert!(hardened.contains("NoNewPrivs:\t1"), "{hardened}");
         assert!(hardened.contains("read-only"), "{hardened}");
         // Without AUDIT_WRITE (29), MKNOD (27) and NET_RAW (13).
         assert!(hardened.contains("CapBnd:\t00000000800405fb"), "{hardened}");
-        let dropped = text(&run().cap_drop("ALL").cap_add("net_admin").cmd(facts).output().expect("run").stdout);
+        let dropped = text(
+            &run()
+                .cap_drop("ALL")
+                .cap_add("net_admin")
+                .cmd(facts)
+                .output()
+                .expect("run")
+                .stdout,
+        );
         assert!(dropped.contains("CapBnd:\t0000000000001000"), "{dropped}");
-        let error = run().cap_add("CAP_NO_SUCH").cmd(["true"]).status().expect_err("no such capability");
+        let error = run()
+            .cap_add("CAP_NO_SUCH")
+            .cmd(["true"])
+            .status()
+            .expect_err("no such capability");
         assert_eq!(error.code(), "UnknownCapability");
     });
 }
@@ -129,19 +170,40 @@ fn privileged_bind_mounts() {
         let shared = place.dir().join("shared");
         std::fs::create_dir(&shared).expect("make a directory");
         std::fs::write(shared.join("from-host"), "1").expect("write");
-        let run = || ground.engine.containers().run(&ground.image).network("none");
+        let run = || {
+            ground
+                .engine
+                .containers()
+                .run(&ground.image)
+                .network("none")
+        };
         let status = run()
             .bind(&shared, "/data/deep")
-            .cmd(["sh", "-c", "cat /data/deep/from-host && echo 2 > /data/deep/from-container"])
+            .cmd([
+                "sh",
+                "-c",
+                "cat /data/deep/from-host && echo 2 > /data/deep/from-container",
+            ])
             .status()
             .expect("run");
         assert!(status.success());
-        assert_eq!(std::fs::read_to_string(shared.join("from-container")).expect("read"), "2\n");
+        assert_eq!(
+            std::fs::read_to_string(shared.join("from-container")).expect("read"),
+            "2\n"
+        );
         let script = "echo 3 > /data/from-container 2>/dev/null || echo refused; mount -o remount,rw /data 2>/dev/null || echo kept";
-        let output = run().bind_read_only(&shared, "/data").cmd(["sh", "-c", script]).output().expect("run");
+        let output = run()
+            .bind_read_only(&shared, "/data")
+            .cmd(["sh", "-c", script])
+            .output()
+            .expect("run");
         assert_eq!(text(&output.stdout), "refused\nkept");
         for target in ["/proc/sys", "/sys/kernel", "/proc"] {
-            let error = run().bind(&shared, target).cmd(["true"]).status().expect_err("refused");
+            let error = run()
+                .bind(&shared, target)
+                .cmd(["true"])
+                .status()
+                .expect_err("refused");
             assert_eq!(error.code(), "InvalidMount", "{target}");
         }
     });

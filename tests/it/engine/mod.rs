@@ -58,7 +58,12 @@ pub(crate) fn serve_busybox(dir: &Path) -> Option<(Server, String)> {
     let store = Store::open(layout).expect("open the layout");
     let stored = store.images().expect("list the layout").remove(0);
     let image = store.image(&stored).expect("open the image");
-    push(&image, &name.parse().expect("a name"), &PushOptions::default()).expect("push");
+    push(
+        &image,
+        &name.parse().expect("a name"),
+        &PushOptions::default(),
+    )
+    .expect("push");
     Some((server, name))
 }
 
@@ -86,17 +91,34 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 /// snapshot that is being filled, no container, and only blobs that are what they are called.
 pub(crate) fn assert_nothing_half_done(place: &Place) {
     let names = |dir: &str| -> Vec<_> {
-        let entries = std::fs::read_dir(place.dir().join(dir)).into_iter().flatten();
-        entries.map(|entry| entry.expect("list").file_name().into_string().expect("ASCII")).collect()
+        let entries = std::fs::read_dir(place.dir().join(dir))
+            .into_iter()
+            .flatten();
+        entries
+            .map(|entry| {
+                entry
+                    .expect("list")
+                    .file_name()
+                    .into_string()
+                    .expect("ASCII")
+            })
+            .collect()
     };
-    for dir in ["root/containers", "run/containers", "root/image/ingest", "root/image/leases"] {
+    for dir in [
+        "root/containers",
+        "run/containers",
+        "root/image/ingest",
+        "root/image/leases",
+    ] {
         assert_eq!(names(dir), [""; 0], "in {dir}");
     }
     for hex in names("root/image/blobs/sha256") {
-        let blob = std::fs::read(place.dir().join("root/image/blobs/sha256").join(&hex)).expect("read");
+        let blob =
+            std::fs::read(place.dir().join("root/image/blobs/sha256").join(&hex)).expect("read");
         assert_eq!(Digest::of(&blob).to_string(), format!("sha256:{hex}"));
     }
-    let driver = container_storage::open(place.dir().join("root/storage"), &DriverOptions::default());
+    let driver =
+        container_storage::open(place.dir().join("root/storage"), &DriverOptions::default());
     let mut unfinished = Vec::new();
     let mut visit = |info: container_storage::Info| {
         if info.kind != SnapshotKind::Committed {
@@ -104,7 +126,10 @@ pub(crate) fn assert_nothing_half_done(place: &Place) {
         }
         Ok(())
     };
-    driver.expect("open the storage").list(&mut visit).expect("list the snapshots");
+    driver
+        .expect("open the storage")
+        .list(&mut visit)
+        .expect("list the snapshots");
     assert_eq!(unfinished, [""; 0]);
 }
 
@@ -118,7 +143,9 @@ pub(crate) fn role() -> Option<Vec<String>> {
 pub(crate) fn again(test: &str, role: &[&str]) -> Command {
     // The path that it was built at may be closed to other users.
     let mut command = Command::new("/proc/self/exe");
-    command.args(["--exact", test, "--nocapture"]).env(ROLE, role.join("\n"));
+    command
+        .args(["--exact", test, "--nocapture"])
+        .env(ROLE, role.join("\n"));
     command
 }
 

@@ -39,15 +39,25 @@ fn privileged_bridge_gives_address_route_and_names() {
             .add_host("db", IpAddr::from([10, 1, 2, 3]))
             .dns(IpAddr::from([9, 9, 9, 9]))
             .dns_search("corp.example")
-            .cmd(["sh", "-c", "ip -o -4 addr show eth0; ip route; cat /etc/hosts /etc/resolv.conf /etc/hostname"])
+            .cmd([
+                "sh",
+                "-c",
+                "ip -o -4 addr show eth0; ip route; cat /etc/hosts /etc/resolv.conf /etc/hostname",
+            ])
             .output()
             .expect("run");
         let stdout = text(&output.stdout);
         assert!(stdout.contains("inet 172.17.0.2/16"), "{stdout}");
-        assert!(stdout.contains("default via 172.17.0.1 dev eth0"), "{stdout}");
+        assert!(
+            stdout.contains("default via 172.17.0.1 dev eth0"),
+            "{stdout}"
+        );
         assert!(stdout.contains("172.17.0.2\tnamed"), "{stdout}");
         assert!(stdout.contains("10.1.2.3\tdb"), "{stdout}");
-        assert!(stdout.contains("nameserver 9.9.9.9\nsearch corp.example"), "{stdout}");
+        assert!(
+            stdout.contains("nameserver 9.9.9.9\nsearch corp.example"),
+            "{stdout}"
+        );
         assert!(stdout.ends_with("named"), "{stdout}");
     });
 }
@@ -57,11 +67,18 @@ fn privileged_none_has_only_lo_and_host_shares_the_stack() {
     isolated(|place| {
         let Some(ground) = ground(place) else { return };
         let run = |network: &str, script: &str| {
-            let run = ground.engine.containers().run(&ground.image).network(network);
+            let run = ground
+                .engine
+                .containers()
+                .run(&ground.image)
+                .network(network);
             text(&run.cmd(["sh", "-c", script]).output().expect("run").stdout)
         };
         let links = run("none", "ip -o link");
-        assert!(links.lines().count() == 1 && links.contains("LOOPBACK,UP"), "{links}");
+        assert!(
+            links.lines().count() == 1 && links.contains("LOOPBACK,UP"),
+            "{links}"
+        );
         let inside = run("host", "readlink /proc/self/ns/net");
         let outside = std::fs::read_link("/proc/thread-self/ns/net").expect("the own namespace");
         assert_eq!(inside, outside.to_string_lossy());
@@ -84,7 +101,11 @@ fn privileged_a_published_port_answers_until_the_container_ends() {
             .network("bridge")
             .publish("8080:80")
             .stdout(Stdio::Null)
-            .cmd(["sh", "-c", "while :; do echo hello from $(hostname -i) | nc -l -p 80; done"])
+            .cmd([
+                "sh",
+                "-c",
+                "while :; do echo hello from $(hostname -i) | nc -l -p 80; done",
+            ])
             .spawn()
             .expect("spawn");
         assert!(fetch("127.0.0.1:8080").starts_with("hello from 172.17.0.2"));
@@ -110,7 +131,13 @@ fn privileged_a_published_port_answers_until_the_container_ends() {
 fn privileged_containers_on_one_bridge_talk() {
     isolated(|place| {
         let Some(ground) = ground(place) else { return };
-        let run = || ground.engine.containers().run(&ground.image).network("bridge");
+        let run = || {
+            ground
+                .engine
+                .containers()
+                .run(&ground.image)
+                .network("bridge")
+        };
         let server = run()
             .stdin(Stdio::Piped)
             .cmd(["nc", "-l", "-p", "7000"])

@@ -14,7 +14,11 @@ type Table = BTreeMap<String, [String; 2]>;
 /// The example, which cargo builds along with the tests.
 fn quickstart() -> PathBuf {
     let test = std::env::current_exe().expect("this program");
-    let program = test.ancestors().nth(2).expect("two directories up").join("examples/quickstart");
+    let program = test
+        .ancestors()
+        .nth(2)
+        .expect("two directories up")
+        .join("examples/quickstart");
     assert!(
         program.exists(),
         "{} is missing: run `cargo build --examples` with the profile of the tests",
@@ -29,12 +33,24 @@ fn table(command: &mut Command) -> Table {
     let said = text(&output.stdout);
     assert!(output.status.success(), "{said}\n{}", text(&output.stderr));
     let mut table = Table::new();
-    for line in said.lines().skip_while(|line| !line.trim_end().ends_with("container")).skip(1) {
+    for line in said
+        .lines()
+        .skip_while(|line| !line.trim_end().ends_with("container"))
+        .skip(1)
+    {
         // Columns of 22 and 34 characters.
-        let (Some(fact), Some(values)) = (line.get(..22), line.get(22..)) else { break };
-        let split = values.char_indices().nth(34).map_or(values.len(), |(index, _)| index);
+        let (Some(fact), Some(values)) = (line.get(..22), line.get(22..)) else {
+            break;
+        };
+        let split = values
+            .char_indices()
+            .nth(34)
+            .map_or(values.len(), |(index, _)| index);
         let (host, container) = values.split_at(split);
-        table.insert(fact.trim().into(), [host.trim().into(), container.trim().into()]);
+        table.insert(
+            fact.trim().into(),
+            [host.trim().into(), container.trim().into()],
+        );
     }
     table
 }
@@ -58,7 +74,10 @@ fn privileged_quickstart_shows_host_and_container() {
         assert_eq!(table["memory limit"][1], "64 MiB");
         assert_eq!(table["capabilities"][1], "14 of 41");
         let [host, container] = &table["addresses"];
-        assert!(container.split(' ').any(|address| address == "172.17.0.2"), "{container}");
+        assert!(
+            container.split(' ').any(|address| address == "172.17.0.2"),
+            "{container}"
+        );
         assert!(!host.contains("172.17.0.2"), "{host}");
         temporary_directory_is_empty(place, "tmp");
     });
