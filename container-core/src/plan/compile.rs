@@ -617,12 +617,19 @@ impl<'a> Compiler<'a> {
         let mut sysctls: Vec<_> = linux.sysctl().iter().flatten().collect();
         sysctls.sort();
         for (name, value) in sysctls {
-            let needed = match name.split('.').next() {
-                Some("net") => libc::CLONE_NEWNET,
-                Some("fs") if name.starts_with("fs.mqueue.") => libc::CLONE_NEWIPC,
-                Some("kernel") if is_ipc_sysctl(name) => libc::CLONE_NEWIPC,
+            // Dots separate, except that a slash form keeps dots inside of interface names.
+            let path = match name.contains('/') {
+                true => name.clone(),
+                false => name.replace('.', "/"),
+            };
+            let parts: Vec<_> = path.split('/').collect();
+            let plain = parts.iter().all(|part| !matches!(*part, "" | "." | ".."));
+            let needed = match parts.as_slice() {
+                ["net", _, ..] if plain => libc::CLONE_NEWNET,
+                ["fs", "mqueue", _] if plain => libc::CLONE_NEWIPC,
+                ["kernel", name] if is_ipc_sysctl(name) => libc::CLONE_NEWIPC,
                 _ => {
-                    let what = format!("sysctl {name} belongs to no namespace");
+                    let what = format!("sysctl {name:?} belongs to no namespace");
                     return Err(Error::invalid("InvalidSysctl", what));
                 }
             };
@@ -630,15 +637,8 @@ impl<'a> Compiler<'a> {
                 let what = format!("sysctl {name} would change the host: its namespace is not new");
                 return Err(Error::invalid("InvalidSysctl", what));
             }
-            // Dots separate, except that a slash form keeps dots inside of interface names.
-            let path = if name.contains('/') {
-                name.clone()
-            } else {
-                name.replace('.', "/")
-            };
-            let path = Path::new("sys").join(path.trim_start_matches('/'));
             self.steps.push(Step::WriteSysctl {
-                name: inside(&path)?,
+                name: inside(&Path::new("sys").join(path))?,
                 value: c_string("sysctl", value.as_str())?,
             });
         }
@@ -817,18 +817,11 @@ fn is_mapped(maps: &[LinuxIdMapping], id: u32) -> bool {
         .any(|map| id >= map.container_id() && id - map.container_id() < map.size())
 }
 
-/// Kernel parameters that belong to an IPC namespace (`ipc_namespaces(7)`).
+/// Parameters below `kernel` that belong to an IPC namespace (`ipc_namespaces(7)`).
 fn is_ipc_sysctl(name: &str) -> bool {
     matches!(
         name,
-        "kernel.msgmax"
-            | "kernel.msgmnb"
-            | "kernel.msgmni"
-            | "kernel.sem"
-            | "kernel.shmall"
-            | "kernel.shmmax"
-            | "kernel.shmmni"
-            | "kernel.shm_rmid_forced"
+        "msgmax" | "msgmnb" | "msgmni" | "sem" | "shmall" | "shmmax" | "shmmni" | "shm_rmid_forced"
     )
 }
 

@@ -2,6 +2,7 @@
 
 mod cgroup;
 mod contract;
+mod plan;
 mod start;
 mod support;
 
