@@ -236,10 +236,10 @@ impl Network {
 
         let mut socket = Socket::route()?;
         let lock = self.networks.records().lock()?;
-        let bridge_index = self
+        let (bridge_index, bridge) = self
             .networks
-            .make_bridge(&lock, &mut socket, &self.config, bridge)?;
-        let (attachment, reservations, making) = self.record(&lock, bridge, options)?;
+            .make_bridge(&lock, &mut socket, &self.config)?;
+        let (attachment, reservations, making) = self.record(&lock, &bridge, options)?;
         drop(lock);
 
         let made = self.make(&mut socket, bridge_index, netns, options, &attachment);

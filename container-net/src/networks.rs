@@ -478,12 +478,17 @@ impl Networks {
     /// What a new network must not overlap.
     fn used_subnets(&self, _lock: &Lock) -> Result<Vec<Ipv4Network>> {
         let mut used = netlink::used_subnets(&mut Socket::route()?)?;
-        used.extend(
-            self.configs()?
-                .iter()
-                .filter_map(|config| Some(config.bridge.as_ref()?.subnet)),
-        );
+        used.extend(self.subnets()?);
         Ok(used)
+    }
+
+    /// The subnets of all networks of this set.
+    fn subnets(&self) -> Result<Vec<Ipv4Network>> {
+        let configs = self.configs()?;
+        Ok(configs
+            .iter()
+            .filter_map(|config| Some(config.bridge.as_ref()?.subnet))
+            .collect())
     }
 
     fn configs(&self) -> Result<Vec<NetworkConfig>> {

@@ -7,6 +7,7 @@
 //! # References
 //! `cgroups(7)`; kernel `Documentation/admin-guide/cgroup-v1/` and `cgroup-v2.rst`.
 
+mod device;
 mod layout;
 mod path;
 mod setting;
@@ -17,7 +18,7 @@ mod v2;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -142,7 +143,10 @@ impl Cgroup {
             made.groups.push(group);
             Ok(())
         });
-        match outcome.and_then(|()| made.limit(layout, &settings)) {
+        let limited = outcome
+            .and_then(|()| made.limit(layout, &settings))
+            .and_then(|()| made.limit_devices(resources));
+        match limited {
             Ok(()) => Ok(made),
             // What could not be made was somebody else's: only what was made goes.
             Err(error) => Err(match made.remove() {
@@ -374,6 +378,27 @@ impl Cgroup {
             }
         }
         Ok(())
+    }
+
+    fn limit_devices(&self, resources: &LinuxResources) -> Result<()> {
+        let Some(rules) = resources.devices().as_ref().filter(|it| !it.is_empty()) else {
+            return Ok(());
+        };
+        match (self.group_with("devices"), self.unified()) {
+            (Some((_, directory)), _) => v1::devices(resources)?
+                .iter()
+                .try_for_each(|setting| apply(directory, setting)),
+            (None, Some(group)) => {
+                let directory = open(&group.directory, OFlags::RDONLY | OFlags::DIRECTORY)?;
+                device::attach(directory.as_fd(), rules)
+            }
+            (None, None) => {
+                let what = "limit linux.resources.devices: no group of the devices controller may \
+                            be changed by this user";
+                let kind = ErrorKind::PermissionDenied;
+                Err(Error::new(kind, "ControllerUnavailable", what))
+            }
+        }
     }
 
     /// Kills what is in the group now. It is stopped meanwhile where that can be, so that nothing

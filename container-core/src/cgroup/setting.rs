@@ -60,13 +60,15 @@ pub(super) struct Settings {
 pub(super) fn is_empty(resources: &LinuxResources) -> bool {
     // What cannot be put into settings was asked for all the same.
     let nothing = |list: Result<Vec<Setting>>| list.is_ok_and(|list| list.is_empty());
-    refuse_unknown(resources).is_ok()
+    resources.devices().iter().flatten().next().is_none()
+        && refuse_unknown(resources).is_ok()
         && SUBJECTS
             .iter()
             .all(|subject| nothing((subject.v1)(resources)))
 }
 
-/// All that `resources` ask for, for the controllers that this host has.
+/// All that `resources` ask for, for the controllers that this host has; without the devices, which
+/// version 2 has no file for.
 pub(super) fn collect(layout: &Layout, resources: &LinuxResources) -> Result<Vec<Settings>> {
     refuse_unknown(resources)?;
     let mut all = Vec::new();
@@ -159,7 +161,7 @@ struct Subject {
     v2: fn(&LinuxResources) -> Result<Vec<Setting>>,
 }
 
-const SUBJECTS: [Subject; 7] = [
+const SUBJECTS: [Subject; 6] = [
     Subject {
         field: "linux.resources.memory",
         v1_name: "memory",
@@ -201,12 +203,5 @@ const SUBJECTS: [Subject; 7] = [
         v1: v1::huge_pages,
         v2_name: "hugetlb",
         v2: v2::huge_pages,
-    },
-    Subject {
-        field: "linux.resources.devices",
-        v1_name: "devices",
-        v1: v1::devices,
-        v2_name: "devices",
-        v2: v2::devices,
     },
 ];

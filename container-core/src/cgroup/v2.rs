@@ -41,16 +41,6 @@ pub(super) fn memory(resources: &LinuxResources) -> Result<Vec<Setting>> {
     Ok(settings)
 }
 
-/// Version 2 has no file for device rules: they are a program of the kernel.
-pub(super) fn devices(resources: &LinuxResources) -> Result<Vec<Setting>> {
-    let asked = resources
-        .devices()
-        .as_ref()
-        .is_some_and(|rules| !rules.is_empty());
-    refuse("devices", asked)?;
-    Ok(Vec::new())
-}
-
 pub(super) fn cpu(resources: &LinuxResources) -> Result<Vec<Setting>> {
     let Some(cpu) = resources.cpu() else {
         return Ok(Vec::new());

@@ -176,7 +176,9 @@ impl Plan {
                 // Without files only numbers are found, so that what is malformed shows.
                 match crate::user::resolve(&user.to_string_lossy(), &[], &[]) {
                     Err(found) if found.kind() == ErrorKind::InvalidInput => found,
-                    _ => error.with_kind(ErrorKind::NotFound).with_code("UserNotFound"),
+                    _ => error
+                        .with_kind(ErrorKind::NotFound)
+                        .with_code("UserNotFound"),
                 }
             }
             _ => error,

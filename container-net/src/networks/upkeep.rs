@@ -1,58 +1,101 @@
 //! What the networks have in the kernel: made with the first attachment, mended, and removed.
 
-use super::Networks;
+use super::{Networks, no_free_subnet};
 use crate::firewall::{Rules, Segment};
 use crate::netlink::{self, Socket};
 use crate::network::{self, Attachment, BridgeConfig, NetworkConfig};
 use crate::records::BridgeState;
 use crate::store::{self, Lock};
-use crate::{Error, ErrorKind, Result, bridge};
+use crate::{Error, ErrorKind, Result, bridge, ipam};
 
 impl Networks {
-    /// Makes the bridge of a network with its rules, unless they are there; returns its index.
+    /// Makes the bridge of a network with its rules, unless they are there; returns its index, and
+    /// what the network's addresses are by then.
     pub(crate) fn make_bridge(
         &self,
         lock: &Lock,
         socket: &mut Socket,
         config: &NetworkConfig,
-        bridge: &BridgeConfig,
-    ) -> Result<u32> {
+    ) -> Result<(u32, BridgeConfig)> {
         let records = &self.0.records;
-        let interface = &bridge.interface;
-        if self
-            .read(&config.name)?
-            .is_none_or(|now| now.id != config.id)
-        {
+        let now = self.read(&config.name)?.filter(|now| now.id == config.id);
+        let Some((mut now, bridge)) = now.and_then(|now| Some((now.clone(), now.bridge?))) else {
             let doing = format!("use network {:?}, which was removed", config.name);
             return Err(Error::new(ErrorKind::NotFound, "NoSuchNetwork", doing));
-        }
+        };
+        let interface = &bridge.interface;
         match (
             records.bridge(interface)?,
             netlink::find_link(socket, interface)?,
         ) {
-            (BridgeState::Ready, Some(link)) if link.is_bridge => return Ok(link.index),
+            (BridgeState::Ready, Some(link)) if link.is_bridge => return Ok((link.index, bridge)),
             (BridgeState::Unknown, Some(_)) => {
                 let doing = format!("make bridge {interface:?}: a link of this name is not ours");
                 return Err(Error::new(ErrorKind::Busy, "InterfaceTaken", doing));
             }
+            (_, None) if records.owners(&config.name)?.is_empty() => {
+                let settled = self.settle_subnet(socket, &mut now, bridge.clone())?;
+                return self.make_new_bridge(lock, socket, config, settled);
+            }
             _ => {}
         }
+        self.make_new_bridge(lock, socket, config, bridge)
+    }
+
+    /// Takes another subnet for a network that nobody chose one for, if the host has a route to it by
+    /// now.
+    fn settle_subnet(
+        &self,
+        socket: &mut Socket,
+        config: &mut NetworkConfig,
+        bridge: BridgeConfig,
+    ) -> Result<BridgeConfig> {
+        let options = &self.0.options;
+        let fixed = config.name == options.default_network && options.default_subnet.is_some();
+        let mut used = netlink::used_subnets(socket)?;
+        if fixed || bridge.subnet_chosen || ipam::overlap(bridge.subnet, &used).is_none() {
+            return Ok(bridge);
+        }
+        used.extend(self.subnets()?);
+        let subnet = ipam::next_subnet(&used).ok_or_else(no_free_subnet)?;
+        let bridge = BridgeConfig {
+            subnet,
+            gateway: ipam::first_host(subnet),
+            ..bridge
+        };
+        config.bridge = Some(bridge.clone());
+        self.write(config)?;
+        Ok(bridge)
+    }
+
+    fn make_new_bridge(
+        &self,
+        lock: &Lock,
+        socket: &mut Socket,
+        config: &NetworkConfig,
+        bridge: BridgeConfig,
+    ) -> Result<(u32, BridgeConfig)> {
+        let records = &self.0.records;
+        let interface = &bridge.interface;
         if !records.has_firewall() && self.firewall().exists()? {
             let doing = "make the firewall's rules: there are some that are not ours";
             return Err(Error::new(ErrorKind::Busy, "TableTaken", doing));
         }
         records.set_bridge(lock, interface, BridgeState::Making)?;
-        self.complete_bridge(lock, socket, bridge).map_err(|error| {
-            // Unless others use the bridge, and it only had to be mended.
-            let unused = records
-                .owners(&config.name)
-                .is_ok_and(|owners| owners.is_empty());
-            let undone = || {
-                self.release(lock, config)
-                    .and_then(|()| self.release_firewall(lock))
-            };
-            error.with_cleanup(unused.then(undone).and_then(Result::err))
-        })
+        let made = self
+            .complete_bridge(lock, socket, &bridge)
+            .map_err(|error| {
+                // Unless others use the bridge, and it only had to be mended.
+                let unused = records
+                    .owners(&config.name)
+                    .is_ok_and(|owners| owners.is_empty());
+                let undone = || {
+                    self.release(lock, config)
+                        .and_then(|()| self.release_firewall(lock))
+                };
+                error.with_cleanup(unused.then(undone).and_then(Result::err))
+            });
+        Ok((made?, bridge))
     }
 
     fn complete_bridge(

@@ -86,6 +86,22 @@ fn privileged_default_subnet_gives_way_to_the_host() {
 }
 
 #[test]
+fn privileged_a_subnet_that_the_host_took_meanwhile_is_given_up() {
+    privileged(|world| {
+        let network = world.networks.get("bridge").unwrap();
+        assert_eq!(subnet(&network), "172.17.0.0/16");
+        ip("route add 172.17.5.0/24 via 10.99.0.2");
+        let container = Container::start(&network, &AttachOptions::new("c1"));
+        assert_eq!(container.address().to_string(), "172.18.0.2");
+        // While it is in use it stays, whatever the host does.
+        ip("route add 172.18.5.0/24 via 10.99.0.2");
+        let second = Container::start(&network, &AttachOptions::new("c2"));
+        assert_eq!(second.address().to_string(), "172.18.0.3");
+        assert_eq!(subnet(&world.networks.get("bridge").unwrap()), "172.18.0.0/16");
+    });
+}
+
+#[test]
 fn privileged_subnet_and_gateway_as_wanted_or_refused() {
     privileged(|world| {
         let mut wish = with_subnet("good", "172.25.3.4/24");
