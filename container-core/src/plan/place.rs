@@ -4,6 +4,7 @@
 //! nothing outside is ever touched.
 
 use std::ffi::CStr;
+use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::fs::{self, FileType, Mode, OFlags, ResolveFlags};
@@ -22,6 +23,9 @@ pub(super) const UNMIXED: ResolveFlags = ResolveFlags::BENEATH
 
 /// The longest path that is resolved.
 pub(super) const PATH_MAX: usize = 4096;
+
+/// How many links that lead to nothing are followed; the kernel's own limit for others.
+const MAX_LINKS: usize = 40;
 
 /// How often a resolution is repeated that raced with a rename.
 const RESOLVE_ATTEMPTS: usize = 16;
@@ -53,27 +57,76 @@ pub(super) fn resolve(
 }
 
 /// Opens `path` below `root`, making what is missing of it.
+///
+/// Where that is a link which leads to nothing, what it leads to is made: images have such a link at
+/// `/etc/resolv.conf`.
 pub(super) fn open_or_make(root: BorrowedFd<'_>, path: &CStr, make: Make) -> Walk<OwnedFd> {
-    match resolve(root, path, OFlags::PATH | OFlags::CLOEXEC, IN_ROOT) {
-        Err(fault) if fault.errno == Errno::NOENT => {}
-        result => return result,
-    }
-    let mut buffer = [0; PATH_MAX];
-    let (parent, name) = open_parent(root, path, &mut buffer)?;
-    match make {
-        Make::Directory => match fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(errno).at(Call::Mkdir),
-        },
-        Make::File => {
-            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            match fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644)) {
-                Ok(_) | Err(Errno::EXIST) => {}
-                Err(errno) => return Err(errno).at(Call::Open),
-            }
+    let mut followed = [0; PATH_MAX];
+    let mut length = path.to_bytes().len();
+    let Some(copy) = followed.get_mut(..=length) else {
+        return Err(Errno::NAMETOOLONG).at(Call::Open);
+    };
+    copy.copy_from_slice(path.to_bytes_with_nul());
+    for _ in 0..MAX_LINKS {
+        let path = c_string(&followed[..=length])?;
+        match resolve(root, path, OFlags::PATH | OFlags::CLOEXEC, IN_ROOT) {
+            Err(fault) if fault.errno == Errno::NOENT => {}
+            result => return result,
+        }
+        let mut buffer = [0; PATH_MAX];
+        let (parent, name) = open_parent(root, path, &mut buffer)?;
+        if make_at(&parent, name, make)? {
+            return resolve(root, path, OFlags::PATH | OFlags::CLOEXEC, IN_ROOT);
+        }
+        let mut target = [MaybeUninit::uninit(); PATH_MAX];
+        let directory = length - name.to_bytes().len();
+        match fs::readlinkat_raw(&parent, name, &mut target) {
+            Ok((target, _)) => length = follow(&mut followed, directory, target)?,
+            // No link any more: somebody else is at work there.
+            Err(Errno::INVAL | Errno::NOENT) => {}
+            Err(errno) => return Err(errno).at(Call::Open),
         }
     }
-    resolve(root, path, OFlags::PATH | OFlags::CLOEXEC, IN_ROOT)
+    Err(Errno::LOOP).at(Call::Open)
+}
+
+/// Makes `name` in `parent`; `false` if there is something of that name.
+fn make_at(parent: &OwnedFd, name: &CStr, make: Make) -> Walk<bool> {
+    let (result, call) = match make {
+        Make::Directory => {
+            let mode = Mode::from_raw_mode(0o755);
+            (fs::mkdirat(parent, name, mode), Call::Mkdir)
+        }
+        Make::File => {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let file = fs::openat(parent, name, flags, Mode::from_raw_mode(0o644));
+            (file.map(drop), Call::Open)
+        }
+    };
+    match result {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
+        Err(errno) => Err(errno).at(call),
+    }
+}
+
+/// Replaces the last name in `path`, after the first `directory` bytes, by the link `target` that it
+/// is; gives the new length. The kernel resolves the result from the root again.
+fn follow(path: &mut [u8; PATH_MAX], directory: usize, target: &[u8]) -> Walk<usize> {
+    let (start, target) = match target.iter().position(|byte| *byte != b'/') {
+        Some(0) => (directory, target),
+        Some(slashes) => (0, &target[slashes..]),
+        None => (0, &target[..0]),
+    };
+    let length = start + target.len();
+    match path.get_mut(start..=length) {
+        Some([place @ .., end]) => {
+            place.copy_from_slice(target);
+            *end = 0;
+            Ok(length)
+        }
+        _ => Err(Errno::NAMETOOLONG).at(Call::Open),
+    }
 }
 
 /// Opens the directory at `path` below `root`, made if missing; a link anywhere in it is refused.
@@ -90,7 +143,7 @@ pub(super) fn open_or_make_plain(root: BorrowedFd<'_>, path: &CStr) -> Walk<Owne
 
 /// Opens the directory that `path` lies in, making what is missing, and gives the last name.
 ///
-/// `path` is relative and has no `.`, `..` or empty component, as the compiler of the plan ensures.
+/// `path` is relative and ends in a name; what else may be in it is up to the kernel.
 pub(super) fn open_parent<'b>(
     root: BorrowedFd<'_>,
     path: &CStr,

@@ -5,6 +5,7 @@ mod contract;
 mod plan;
 mod start;
 mod support;
+mod threats;
 
 #[global_allocator]
 static ALLOCATOR: support::sys::Watched = support::sys::Watched;
