@@ -48,6 +48,19 @@ const PERL_SERVER: &str = r#"
 /// Takes memory until there is no more.
 const PERL_HUNGER: &str = r#"my @all; push @all, "x" x (1 << 20) while 1;"#;
 
+/// Leaves a `chroot` in the classic way, and says where it got to.
+const PERL_ESCAPE: &str = r#"
+    use strict; use warnings;
+    mkdir "/cage"; mkdir "/cage/inner";
+    chdir "/cage" or die "chdir: $!";
+    chroot "inner" or die "chroot: $!";
+    for (1 .. 100) { chdir ".." or die "chdir: $!"; }
+    chroot "." or die "chroot: $!";
+    print join(" ", map { -e "/$_" ? $_ : () } ("cage", @ARGV)), "\n";
+    open(my $mounts, "<", "/proc/self/mountinfo") or die "open: $!";
+    print scalar(grep { (split)[4] eq "/" } <$mounts>), "\n";
+"#;
+
 #[test]
 fn privileged_debian_runs_from_a_registry_of_others() {
     let Some(layout) = debian_layout() else {
@@ -122,6 +135,27 @@ fn privileged_debian_serves_on_a_published_port() {
         }
         server.remove().expect("remove");
         change("delete");
+    });
+}
+
+#[test]
+fn privileged_debian_cannot_leave_its_root_by_chroot() {
+    let Some(layout) = debian_layout() else {
+        return;
+    };
+    isolated(|place| {
+        let Some((_registry, image)) = debian(place, &layout) else {
+            return;
+        };
+        // Outside there is a directory that the image does not have.
+        let host = place.dir().strip_prefix("/").expect("absolute");
+        let run = open(place).containers().run(&image).network("none");
+        let host = host.to_str().expect("UTF-8");
+        let escaped = output(run, &["perl", "-e", PERL_ESCAPE, host]);
+        assert_eq!(
+            escaped, "cage\n1",
+            "out of the cage, but not out of the container"
+        );
     });
 }
 

@@ -54,6 +54,42 @@ fn privileged_limits_stand_in_the_group() {
 }
 
 #[test]
+fn privileged_processes_are_limited_and_memory_is_not_unless_asked() {
+    isolated(|place| {
+        let Some(ground) = ground(place) else { return };
+        let script = "for f in pids/pids.max pids.max memory/memory.limit_in_bytes memory.max \
+                      cpu/cpu.shares cpu.weight; do cat /sys/fs/cgroup/$f 2>/dev/null; done";
+        let run = |shares: Option<u64>| {
+            let run = ground
+                .engine
+                .containers()
+                .run(&ground.image)
+                .network("none");
+            let run = match shares {
+                Some(shares) => run.cpu_shares(shares),
+                None => run,
+            };
+            let output = run.cmd(["sh", "-c", script]).output().expect("run");
+            text(&output.stdout)
+                .lines()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        let values = run(None);
+        assert!(
+            values[0].parse::<u64>().expect("a number") <= 32768,
+            "{values:?}"
+        );
+        // Version 1 writes "none" as a number close to 2^63.
+        let memory = values[1].parse().unwrap_or(u64::MAX);
+        assert!(memory > 1 << 62, "{values:?}");
+        assert!(["1024", "100"].contains(&&*values[2]), "{values:?}");
+        // Version 2 has weights of 1 to 10000 for shares of 2 to 262144.
+        assert!(["2048", "79"].contains(&&*run(Some(2048))[2]));
+    });
+}
+
+#[test]
 fn privileged_a_fork_bomb_is_contained() {
     isolated(|place| {
         let Some(ground) = ground(place) else { return };

@@ -153,3 +153,25 @@ fn privileged_containers_on_one_bridge_talk() {
         assert!(server.wait().expect("wait").success());
     });
 }
+
+#[test]
+fn privileged_containers_have_ports_of_their_own() {
+    isolated(|place| {
+        let Some(ground) = ground(place) else { return };
+        let serve = |port: &str| {
+            let run = ground
+                .engine
+                .containers()
+                .run(&ground.image)
+                .network("bridge");
+            let script = "while :; do echo $HOSTNAME | nc -l -p 80; done";
+            let run = run.hostname(port).publish(format!("{port}:80"));
+            run.cmd(["sh", "-c", script]).spawn().expect("spawn")
+        };
+        let servers = ["8081", "8082"].map(serve);
+        for port in ["8081", "8082"] {
+            assert_eq!(fetch(&format!("127.0.0.1:{port}")).trim(), port);
+        }
+        drop(servers);
+    });
+}

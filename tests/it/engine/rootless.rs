@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
@@ -76,6 +77,8 @@ fn run(engine: &Engine, image: &str) {
         fs::read_to_string(shared.join("file")).expect("read"),
         "1\n"
     );
+    let owner = fs::metadata(shared.join("file")).expect("look").uid();
+    assert_eq!(owner, PLAIN_USER, "root inside is the user outside");
 }
 
 fn lack(engine: &Engine, image: &str) {

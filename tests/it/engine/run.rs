@@ -1,11 +1,14 @@
 //! Running containers.
 
-use std::io::{Read, Write};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use container_engine::{ErrorKind, Signal, State, Stdio};
+use nix::mount::{MsFlags, mount, umount};
 
-use super::{ground, open, text};
+use super::{again, ground, open, open_at, role, text};
 use crate::support::isolate::isolated;
 
 #[test]
@@ -157,5 +160,169 @@ fn privileged_a_container_that_stays() {
             containers.get("web").expect_err("gone").kind(),
             ErrorKind::NotFound
         );
+    });
+}
+
+#[test]
+fn privileged_streams_are_files_too() {
+    isolated(|place| {
+        let Some(ground) = ground(place) else { return };
+        let path = |name: &str| place.dir().join(name);
+        fs::write(path("in"), b"from \xff a file").expect("write");
+        let file = |name: &str| Stdio::Fd(File::create(path(name)).expect("create").into());
+        let run = ground
+            .engine
+            .containers()
+            .run(&ground.image)
+            .network("none");
+        let status = run
+            .stdin(Stdio::Fd(File::open(path("in")).expect("open").into()))
+            .stdout(file("out"))
+            .stderr(file("err"))
+            .cmd(["sh", "-c", "cat; echo apart >&2"])
+            .spawn()
+            .expect("spawn")
+            .wait()
+            .expect("wait");
+        assert!(status.success());
+        assert_eq!(fs::read(path("out")).expect("read"), b"from \xff a file");
+        assert_eq!(fs::read(path("err")).expect("read"), b"apart\n");
+    });
+}
+
+/// Not a test by itself: lets a container use the streams of this program.
+#[test]
+fn program_with_streams() {
+    let Some(role) = role() else { return };
+    let [dir, cgroup, name] = &role[..] else {
+        panic!("want three parts, got {role:?}")
+    };
+    let engine = open_at(Path::new(dir), cgroup);
+    let image = engine.images().get(name).expect("the image");
+    let run = engine.containers().run(&image).network("none");
+    let run = run
+        .stdin(Stdio::Inherit)
+        .stdout(Stdio::Inherit)
+        .stderr(Stdio::Inherit);
+    let container = run
+        .cmd(["sh", "-c", "cat; echo to stderr >&2"])
+        .spawn()
+        .expect("spawn");
+    assert!(container.wait().expect("wait").success());
+}
+
+#[test]
+fn privileged_streams_can_be_those_of_the_program() {
+    isolated(|place| {
+        let Some(ground) = ground(place) else { return };
+        let dir = place.dir().to_string_lossy();
+        let role = [&*dir, place.cgroup(), &ground.name];
+        let mut program = again("engine::run::program_with_streams", &role)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .expect("execute this program again");
+        let mut stdin = program.stdin.take().expect("piped");
+        stdin.write_all(b"through the program\n").expect("write");
+        drop(stdin);
+        let output = program.wait_with_output().expect("wait");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert!(text(&output.stdout).contains("through the program"));
+        assert!(text(&output.stderr).contains("to stderr"));
+    });
+}
+
+#[test]
+fn privileged_mounts_of_the_host_stay_outside() {
+    isolated(|place| {
+        let Some(ground) = ground(place) else { return };
+        let shared = place.dir().join("shared");
+        fs::create_dir_all(shared.join("later")).expect("make a directory");
+        let run = ground
+            .engine
+            .containers()
+            .run(&ground.image)
+            .network("none");
+        let script = "cat /proc/self/mountinfo; read line; ls /shared/later; echo end";
+        let container = run
+            .bind(&shared, "/shared")
+            .stdin(Stdio::Piped)
+            .stdout(Stdio::Piped)
+            .cmd(["sh", "-c", script])
+            .spawn()
+            .expect("spawn");
+        let mut lines = BufReader::new(container.take_stdout().expect("piped")).lines();
+        // The last of the container's own mounts is what it asked for.
+        let mut mounts = Vec::new();
+        while mounts
+            .last()
+            .is_none_or(|mount: &String| !mount.contains(" /shared "))
+        {
+            mounts.push(lines.next().expect("a line").expect("text"));
+        }
+        let points = mounts.iter().filter_map(|mount| mount.split(' ').nth(4));
+        let own = ["/", "/dev", "/etc/", "/proc", "/shared", "/sys"];
+        for point in points {
+            let known = own
+                .iter()
+                .any(|own| point == *own || *own != "/" && point.starts_with(own));
+            assert!(known, "{point} in {mounts:#?}");
+        }
+        assert!(
+            mounts.iter().all(|mount| !mount.contains("shared:")),
+            "{mounts:#?}"
+        );
+        // A mount made now does not get in, though its place is shared.
+        let later = shared.join("later");
+        mount(
+            Some("tmpfs"),
+            &later,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            None::<&str>,
+        )
+        .expect("mount");
+        fs::write(later.join("file"), "").expect("write");
+        container
+            .take_stdin()
+            .expect("piped")
+            .write_all(b"go on\n")
+            .expect("write");
+        let rest: Vec<_> = lines
+            .map(|line| line.expect("text"))
+            .filter(|line| !line.contains(" - "))
+            .collect();
+        umount(&later).expect("unmount");
+        assert_eq!(rest, ["end"]);
+        assert!(container.wait().expect("wait").success());
+    });
+}
+
+#[test]
+fn privileged_a_process_has_a_number_inside_and_one_outside() {
+    isolated(|place| {
+        let Some(ground) = ground(place) else { return };
+        let run = || {
+            ground
+                .engine
+                .containers()
+                .run(&ground.image)
+                .network("none")
+                .cmd(["sleep", "1000"])
+        };
+        let containers = [run(), run()].map(|run| run.spawn().expect("spawn"));
+        for container in &containers {
+            let pid = container.pid().expect("it runs");
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+            let numbers = status
+                .lines()
+                .find_map(|line| line.strip_prefix("NSpid:"))
+                .expect("numbers");
+            assert_eq!(
+                numbers.split_whitespace().collect::<Vec<_>>(),
+                [&*pid.to_string(), "1"]
+            );
+        }
     });
 }

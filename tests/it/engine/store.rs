@@ -462,8 +462,14 @@ fn privileged_a_program_killed_at_any_time_leaves_nothing() {
             }
             engine.images().remove(&name).expect("remove");
             let records = place.dir().join("root/storage/overlay/records");
-            let snapshots: Vec<_> = fs::read_dir(records).expect("list").map(|entry| entry.expect("list").file_name()).collect();
-            assert_eq!(snapshots, [""; 0], "in round {round}, killed after {delay:?}");
+            let snapshots: Vec<_> = fs::read_dir(records)
+                .expect("list")
+                .map(|entry| entry.expect("list").file_name())
+                .collect();
+            assert_eq!(
+                snapshots, [""; 0],
+                "in round {round}, killed after {delay:?}"
+            );
             assert_nothing_half_done(place);
             let image = engine.images().pull(&name).expect("pull");
             let run = engine
@@ -477,6 +483,9 @@ fn privileged_a_program_killed_at_any_time_leaves_nothing() {
                 "in round {round}, killed after {delay:?}"
             );
         }
+        // A kill between the making of the groups' parent and the note on it leaves it empty: it looks
+        // like one that somebody made for the engine.
+        remove_cgroups(place.cgroup());
     });
 }
 
