@@ -33,7 +33,7 @@ use tempfile::TempDir;
 use peers::{find, say};
 
 /// How many bytes of files are taken from each of [`SOURCES`]; they compress to some 100 MB.
-const BYTES_OF_EACH: u64 = 140_000_000;
+const BYTES_OF_EACH: u64 = 125_000_000;
 
 /// Where every host has files like those of images.
 const SOURCES: [&str; 2] = ["/usr/share", "/usr/lib"];

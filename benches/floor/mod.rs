@@ -44,6 +44,9 @@ use crate::ground::{Hierarchy, hierarchies};
 /// The first argument of the process that [`serve`]s.
 const ARGUMENT: &str = "--serve-floor";
 
+/// Of `linux/sched.h`; libc's constant is too narrow for it.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
 /// The process that runs the floor, seen from the benchmark.
 pub(crate) struct Floor {
     process: Child,
@@ -114,9 +117,15 @@ struct Run {
 }
 
 enum Groups {
-    /// The groups of every hierarchy, with the files and values that they need first.
-    V1(Vec<(PathBuf, Vec<(PathBuf, Vec<u8>)>)>),
+    /// One of every hierarchy.
+    V1(Vec<Group>),
     V2(PathBuf),
+}
+
+struct Group {
+    directory: PathBuf,
+    /// Files and values without which nothing can join it.
+    needs: Vec<(PathBuf, Vec<u8>)>,
 }
 
 impl Run {
@@ -211,13 +220,14 @@ impl Groups {
             if v2 {
                 return Ok(Self::V2(group));
             }
-            let mut files = Vec::new();
+            let mut needs = Vec::new();
             for name in ["cpuset.cpus", "cpuset.mems"] {
                 if let Ok(value) = fs::read(parent.join(name)) {
-                    files.push((group.join(name), value));
+                    needs.push((group.join(name), value));
                 }
             }
-            all.push((group, files));
+            let directory = group;
+            all.push(Group { directory, needs });
         }
         ensure!(!all.is_empty(), "this host has no cgroups");
         Ok(Self::V1(all))
@@ -228,9 +238,9 @@ impl Groups {
         let make = |group: &Path| fs::create_dir(group).with_context(|| format!("make {group:?}"));
         match self {
             Self::V1(groups) => {
-                for (group, files) in groups {
-                    make(group)?;
-                    for (file, value) in files {
+                for group in groups {
+                    make(&group.directory)?;
+                    for (file, value) in &group.needs {
                         fs::write(file, value).with_context(|| format!("write {file:?}"))?;
                     }
                 }
@@ -247,8 +257,9 @@ impl Groups {
         let Self::V1(groups) = self else {
             return Ok(());
         };
-        for (group, _) in groups {
-            fs::write(group.join("tasks"), "0").with_context(|| format!("join {group:?}"))?;
+        for Group { directory, .. } in groups {
+            fs::write(directory.join("tasks"), "0")
+                .with_context(|| format!("join {directory:?}"))?;
         }
         Ok(())
     }
@@ -257,7 +268,7 @@ impl Groups {
         match self {
             Self::V1(groups) => groups
                 .iter()
-                .try_for_each(|(group, _)| fs::remove_dir(group)),
+                .try_for_each(|group| fs::remove_dir(&group.directory)),
             Self::V2(group) => fs::remove_dir(group),
         }
         .context("remove a group")
@@ -359,7 +370,7 @@ fn clone(group: Option<&OwnedFd>) -> Result<Option<Pid>> {
     arguments.flags = u64::from(flags.unsigned_abs());
     arguments.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
     if let Some(group) = group {
-        arguments.flags |= u64::from(libc::CLONE_INTO_CGROUP.unsigned_abs());
+        arguments.flags |= CLONE_INTO_CGROUP;
         arguments.cgroup = u64::from(group.as_raw_fd().unsigned_abs());
     }
     let size = size_of::<libc::clone_args>();
