@@ -1,5 +1,11 @@
 //! Control groups of the host, made under a parent of each test's own.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "tests fail by panics and tell why they skip"
+)]
+
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
