@@ -97,7 +97,10 @@ fn privileged_a_subnet_that_the_host_took_meanwhile_is_given_up() {
         ip("route add 172.18.5.0/24 via 10.99.0.2");
         let second = Container::start(&network, &AttachOptions::new("c2"));
         assert_eq!(second.address().to_string(), "172.18.0.3");
-        assert_eq!(subnet(&world.networks.get("bridge").unwrap()), "172.18.0.0/16");
+        assert_eq!(
+            subnet(&world.networks.get("bridge").unwrap()),
+            "172.18.0.0/16"
+        );
     });
 }
 
