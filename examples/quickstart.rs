@@ -9,6 +9,8 @@
 //! As root the container has a memory limit, a bridge network and everything else; as a plain user it
 //! has what a plain user can have, and the program says which.
 
+#![expect(clippy::print_stdout, reason = "a program for the terminal")]
+
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::fs;
@@ -144,7 +146,7 @@ fn look() -> Result<[String; FACTS.len()]> {
         .filter_map(|interface| Some(interface.address?.as_sockaddr_in()?.ip().to_string()))
         .collect();
     let mounts = fs::read_to_string("/proc/self/mounts")?;
-    let root = mounts.lines().filter_map(|line| {
+    let mut root = mounts.lines().filter_map(|line| {
         let mut fields = line.split(' ').skip(1);
         (fields.next() == Some("/")).then(|| fields.next().unwrap_or("?").to_owned())
     });
@@ -157,7 +159,7 @@ fn look() -> Result<[String; FACTS.len()]> {
         nix::unistd::geteuid().to_string(),
         nix::unistd::gethostname()?.to_string_lossy().into_owned(),
         addresses.into_iter().collect::<Vec<_>>().join(" "),
-        root.last().unwrap_or_else(|| "?".into()),
+        root.next_back().unwrap_or_else(|| "?".into()),
         mounts.lines().count().to_string(),
         memory_limit(),
         format!("{} of {}", effective.count_ones(), 41),

@@ -32,7 +32,8 @@ pub(crate) const PLAIN_USER: u32 = 65534;
 /// An engine with a busybox image that came from a registry in this process.
 pub(crate) struct Ground {
     pub(crate) engine: Engine,
-    pub(crate) server: Server,
+    /// Serves until it is dropped.
+    _server: Server,
     pub(crate) image: Image,
     pub(crate) name: String,
 }
@@ -44,7 +45,7 @@ pub(crate) fn ground(place: &Place) -> Option<Ground> {
     let image = engine.images().pull(&name).expect("pull");
     Some(Ground {
         engine,
-        server,
+        _server: server,
         image,
         name,
     })

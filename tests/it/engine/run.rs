@@ -62,6 +62,21 @@ fn privileged_the_container_is_isolated() {
         assert_eq!(lines[4], "1", "only lo: {stdout}");
         assert!(lines.contains(&"writable"), "{stdout}");
         assert!(lines.contains(&"Seccomp:\t2"), "{stdout}");
+        let host = rustix::system::uname().nodename().to_owned();
+        let run = || {
+            ground
+                .engine
+                .containers()
+                .run(&ground.image)
+                .network("none")
+        };
+        let container = run().stdout(Stdio::Piped).cmd(["hostname"]).spawn();
+        let container = container.expect("spawn");
+        let mut name = String::new();
+        let mut stdout = container.take_stdout().expect("piped");
+        stdout.read_to_string(&mut name).expect("read");
+        assert_eq!(name.trim(), &container.id()[..12]);
+        assert_eq!(rustix::system::uname().nodename(), host.as_c_str());
         // The next container of the same image does not see the file.
         let next = ground
             .engine

@@ -268,7 +268,7 @@ fn tree(dir: &Path) -> BTreeMap<PathBuf, String> {
                 .to_string_lossy()
                 .into_owned()
         } else if metadata.is_file() {
-            Digest::of(&fs::read(&path).expect("read")).to_string()
+            Digest::of(fs::read(&path).expect("read")).to_string()
         } else {
             // A whiteout.
             format!("device {}", metadata.rdev())
