@@ -159,7 +159,8 @@ impl fmt::Display for ExitStatus {
 #[derive(Debug)]
 pub struct Container {
     pid: i32,
-    pidfd: OwnedFd,
+    /// The first process; `None` if it had ended when the container was opened.
+    pidfd: Option<OwnedFd>,
     network: Option<OwnedFd>,
     streams: [Option<OwnedFd>; 3],
     link: Link,
@@ -349,7 +350,7 @@ impl Container {
         match (decode(&message.bytes)?, descriptors.next()) {
             (Event::Cloned { pid }, Some(pidfd)) => Ok(Self {
                 pid,
-                pidfd,
+                pidfd: Some(pidfd),
                 network: descriptors.next(),
                 streams: [None, None, None],
                 link: Link::Control {
@@ -378,7 +379,8 @@ impl Container {
             .map_err(|error| Error::os(format!("read {path:?}"), error))?
             .ok_or_else(|| not_running(state))?;
         let monitor = open_process(record.monitor)?.ok_or_else(|| not_running(state))?;
-        let pidfd = open_process(record.init)?.ok_or_else(|| not_running(state))?;
+        // While the monitor lives, the end of the first process is still to be recorded.
+        let pidfd = open_process(record.init)?;
         Ok(Self {
             pid: record.init.pid,
             pidfd,
@@ -500,7 +502,10 @@ impl Container {
     /// # Errors
     /// `PermissionDenied` if the process belongs to somebody else.
     pub fn kill(&self, signal: Signal) -> Result<()> {
-        match sys::pidfd_send_signal(self.pidfd.as_fd(), signal.number()) {
+        let Some(pidfd) = &self.pidfd else {
+            return Ok(());
+        };
+        match sys::pidfd_send_signal(pidfd.as_fd(), signal.number()) {
             Err(Errno::SRCH) => Ok(()),
             result => result,
         }
