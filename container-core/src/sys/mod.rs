@@ -351,8 +351,8 @@ pub(crate) fn raise_loopback() -> Result<(), Errno> {
     let socket = unsafe { OwnedFd::from_raw_fd(socket) };
     // SAFETY: an ifreq is plain data, for which all zeros are valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    request.ifr_name[0] = b'l'.cast_signed();
-    request.ifr_name[1] = b'o'.cast_signed();
+    // Of a sign that differs between architectures.
+    request.ifr_name[..2].copy_from_slice(&[b'l', b'o'].map(|byte| c_char::from_ne_bytes([byte])));
     #[expect(
         clippy::cast_possible_truncation,
         reason = "the flags of an interface are 16 bits"
