@@ -299,6 +299,7 @@ impl EngineBuilder {
             root,
             run,
         }));
+        recover::claim_cgroup_parent(&engine)?;
         engine.recover()?;
         Ok(engine)
     }

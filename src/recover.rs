@@ -10,6 +10,9 @@ use crate::pull::FILLING;
 use crate::state::{self, DOCUMENT, Directory, ParentLock, Record};
 use crate::{Engine, Error, ErrorKind, Result, container};
 
+/// The file below the run directory that says that the cgroup parent is ours to remove.
+const CLAIM: &str = "cgroup.json";
+
 /// What [`Engine::recover`] found and did.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
@@ -30,6 +33,7 @@ pub(crate) fn recover(engine: &Engine) -> Result<Recovered> {
         }
     }
     errors.extend(remove_orphans(engine).err());
+    errors.extend(remove_cgroup_parent(engine).err());
     if let Some(networks) = &inner.networks {
         let swept = networks.recover(&|id| is_alive(engine, id));
         errors.extend(swept.doing(|| "recover the networks".into()).err());
@@ -103,6 +107,40 @@ fn recover_container(
             recovered.broken.push(aside);
             Ok(())
         }
+    }
+}
+
+/// Notes that the cgroup parent is ours to remove, unless it is there already: then it is the host's.
+pub(crate) fn claim_cgroup_parent(engine: &Engine) -> Result<()> {
+    let claim = engine.inner().run.join(CLAIM);
+    if claim.exists() || matches!(cgroup_parent(engine), Ok(Some(_))) {
+        return Ok(());
+    }
+    state::write(&claim, &engine.inner().cgroup_parent, false)
+}
+
+/// Removes the cgroup parent if it is ours and empty. Whoever is about to use it makes it anew.
+fn remove_cgroup_parent(engine: &Engine) -> Result<()> {
+    let claimed: Option<String> = state::read(&engine.inner().run.join(CLAIM))?;
+    if claimed.as_ref() != Some(&engine.inner().cgroup_parent) {
+        return Ok(());
+    }
+    match cgroup_parent(engine)? {
+        Some(group) => group
+            .remove_if_empty()
+            .doing(|| "remove the cgroup parent".into()),
+        None => Ok(()),
+    }
+}
+
+fn cgroup_parent(engine: &Engine) -> Result<Option<Cgroup>> {
+    let doing = || "find the cgroup parent".into();
+    let path = CgroupPath::new(&engine.inner().cgroup_parent).doing(doing)?;
+    match Cgroup::open(&path) {
+        Ok(group) => Ok(Some(group)),
+        Err(error) if error.kind() == container_core::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.code() == "CgroupUnavailable" => Ok(None),
+        Err(error) => Err(error).doing(doing),
     }
 }
 

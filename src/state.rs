@@ -15,6 +15,7 @@
 //!   containers/<id>/            the same for containers that go with their program; for others:
 //!     init.json start           who runs it; where it waits for its start
 //!   network/                    leases, attachments
+//!   cgroup.json                 there if the cgroup parent was not, so that it is ours to remove
 //!   rootfs/                     where every container mounts its root, in its own mount namespace
 //! ```
 //!

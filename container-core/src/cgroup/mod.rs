@@ -366,6 +366,25 @@ impl Cgroup {
         Err(Error::new(ErrorKind::Cleanup, "Cleanup", what).with_cleanup(errors))
     }
 
+    /// Removes the group as it is, if nothing is in it: neither a process nor a group below it.
+    ///
+    /// For a group that may be left of a program that died between making and marking it.
+    ///
+    /// # Errors
+    /// The kind of the failed removal; that something is in it is no error.
+    pub fn remove_if_empty(&self) -> Result<()> {
+        for group in &self.groups {
+            match rustix::fs::rmdir(&group.directory) {
+                Ok(()) | Err(Errno::NOENT | Errno::BUSY | Errno::NOTEMPTY) => {}
+                Err(errno) => {
+                    let what = format!("remove cgroup {:?}", group.directory);
+                    return Err(Error::os(what, errno));
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn limit(&self, layout: &Layout, settings: &[Settings]) -> Result<()> {
         for part in settings {
             let hierarchy = layout.with(part.version, part.controller);
