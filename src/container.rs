@@ -116,20 +116,45 @@ pub(crate) fn create(engine: &Engine, record: Record, image: &Image) -> Result<C
     // So that no other program takes the same name meanwhile.
     let parent = ParentLock::exclusive(&engine.kept_directory(""))?;
     if let Some(name) = &record.name {
-        let mut others = engine.containers().list()?;
-        others.retain(|other| other.name() == Some(name));
-        if let Some(other) = others.first() {
-            let what = format!(
-                "name a container {name:?}, as {} is named already",
-                other.id()
-            );
-            return Err(Error::new(ErrorKind::AlreadyExists, "NameTaken", what));
-        }
+        check_name(engine, name)?;
     }
     let directory = Directory::create(engine.kept_directory(&record.id), &parent)?;
     let prepared = prepare(engine, &record, &directory);
     undo(prepared, || discard(engine, &record, &directory))?;
     Ok(Container::found(engine, record))
+}
+
+/// Whether a container may take `name`; asked while nobody else can.
+///
+/// # Errors
+/// `InvalidInput` (`InvalidName`) for what is no name, `AlreadyExists` (`NameTaken`).
+fn check_name(engine: &Engine, name: &str) -> Result<()> {
+    if !is_name(name) {
+        let what = format!("name a container {name:?}: want letters, digits, _, . and -");
+        return Err(Error::invalid("InvalidName", what));
+    }
+    let others = engine.containers().list()?;
+    match others.iter().find(|other| other.name() == Some(name)) {
+        Some(other) => {
+            let what = format!(
+                "name a container {name:?}, as {} is named already",
+                other.id()
+            );
+            Err(Error::new(ErrorKind::AlreadyExists, "NameTaken", what))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Docker's rule: `[a-zA-Z0-9][a-zA-Z0-9_.-]+`.
+pub(crate) fn is_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    (2..=255).contains(&name.len())
+        && name.bytes().all(allowed)
+        && name
+            .as_bytes()
+            .first()
+            .is_some_and(u8::is_ascii_alphanumeric)
 }
 
 /// The wishes of a container that concern ports, which only a network of ours can grant.
@@ -526,6 +551,53 @@ impl Container {
             .core
             .kill(signal)
             .doing(|| format!("kill container {}", self.id()))
+    }
+
+    /// Asks the program to end, by the image's stop signal or SIGTERM, and kills it if it still runs
+    /// after `grace`; done if it does not run. Blocks until it has ended.
+    ///
+    /// # Errors
+    /// As [`Self::kill`] and [`Self::wait`].
+    pub fn stop(&self, grace: Duration) -> Result<()> {
+        let wanted = self.0.record.image_defaults.stop_signal.as_deref();
+        let signal = wanted.map_or(Ok(Signal::TERM), str::parse);
+        let signal = signal.doing(|| format!("stop container {}", self.id()))?;
+        let asked = self.kill(signal).and_then(|()| self.wait_timeout(grace));
+        let ended = match asked {
+            Ok(None) => self.kill(Signal::KILL).and_then(|()| self.wait().map(drop)),
+            asked => asked.map(drop),
+        };
+        match ended {
+            Err(error) if error.code() == "NotRunning" => Ok(()),
+            ended => ended,
+        }
+    }
+
+    /// [Stops](Self::stop) the container and starts it again.
+    ///
+    /// # Errors
+    /// As [`Self::stop`] and [`Self::start`].
+    pub fn restart(&self, grace: Duration) -> Result<()> {
+        self.stop(grace)?;
+        self.start()
+    }
+
+    /// Gives the container another name, and a handle that knows it; others keep the name that they
+    /// found.
+    ///
+    /// # Errors
+    /// `InvalidInput` (`InvalidName`), `AlreadyExists` (`NameTaken`), `NotFound` if it was removed;
+    /// `InvalidState` (`Ephemeral`) for one that goes with its handle.
+    pub fn rename(&self, name: &str) -> Result<Self> {
+        let inner = &self.0;
+        let engine = &inner.engine;
+        let _parent = ParentLock::exclusive(&engine.kept_directory(""))?;
+        check_name(engine, name)?;
+        let directory = inner.lock_kept()?;
+        let mut record = inner.record.clone();
+        record.name = Some(name.to_owned());
+        state::write(&directory.path().join(DOCUMENT), &record, true)?;
+        Ok(Self::found(engine, record))
     }
 
     /// Removes the container with all that is in it; done if it is gone already.

@@ -410,7 +410,7 @@ impl RunBuilder {
     /// Reports every problem at once, or gives what is needed to go on.
     fn finish(mut self, ephemeral: bool) -> Result<(Engine, Record, Image, [Stdio; 3])> {
         if let Some(name) = &self.name
-            && !is_name(name)
+            && !container::is_name(name)
         {
             let what = format!("name a container {name:?}: want letters, digits, _, . and -");
             self.problems.push(Error::invalid("InvalidName", what));
@@ -455,16 +455,4 @@ fn read_all(stream: Option<std::fs::File>, container: &Container) -> Result<Vec<
         return Err(Error::new(ErrorKind::InvalidState, "OutputTooLarge", what));
     }
     Ok(bytes)
-}
-
-/// Docker's rule: `[a-zA-Z0-9][a-zA-Z0-9_.-]+`.
-fn is_name(name: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-    name.len() >= 2
-        && name.len() <= 255
-        && name.bytes().all(allowed)
-        && name
-            .as_bytes()
-            .first()
-            .is_some_and(u8::is_ascii_alphanumeric)
 }

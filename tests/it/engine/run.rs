@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use container_engine::{ErrorKind, Signal, State, Stdio};
+use container_engine::{Container, ErrorKind, Signal, State, Stdio};
 use nix::mount::{MsFlags, mount, umount};
 
 use super::{again, ground, open, open_at, role, text};
@@ -340,4 +340,69 @@ fn privileged_a_process_has_a_number_inside_and_one_outside() {
             );
         }
     });
+}
+
+#[test]
+fn privileged_stop_restart_and_rename() {
+    isolated(|place| {
+        let Some(ground) = ground(place) else { return };
+        let run = |script: &str| {
+            let run = ground
+                .engine
+                .containers()
+                .run(&ground.image)
+                .network("none");
+            run.cmd(["sh", "-c", script])
+                .name("one")
+                .create()
+                .expect("create")
+        };
+        let long = Duration::from_secs(20);
+        let polite = run("trap 'exit 7' TERM; echo up >> /log; while :; do sleep 0.02; done");
+        polite.stop(long).expect("it does not run");
+        polite.start().expect("start");
+        wait_for_trap(&polite);
+        polite.restart(long).expect("restart");
+        wait_for_trap(&polite);
+        polite.stop(long).expect("stop");
+        assert_eq!(polite.wait().expect("wait").code(), 7);
+
+        let renamed = polite.rename("two").expect("rename");
+        let containers = ground.engine.containers();
+        assert_eq!(containers.get("two").expect("get").id(), polite.id());
+        assert_eq!(
+            containers.get("one").expect_err("renamed").code(),
+            "ContainerUnknown"
+        );
+        let stubborn = run("trap '' TERM; while :; do sleep 0.02; done");
+        assert_eq!(
+            stubborn.rename("two").expect_err("taken").code(),
+            "NameTaken"
+        );
+        assert_eq!(
+            stubborn.rename("../x").expect_err("no name").code(),
+            "InvalidName"
+        );
+        stubborn.start().expect("start");
+        stubborn.stop(Duration::from_millis(300)).expect("stop");
+        assert_eq!(stubborn.wait().expect("wait").signal(), Some(9));
+        stubborn.remove().expect("remove");
+        renamed.remove().expect("remove");
+    });
+}
+
+/// Waits until the first process of the container handles SIGTERM (15).
+fn wait_for_trap(container: &Container) {
+    let path = format!("/proc/{}/status", container.pid().expect("it runs"));
+    let handles = || {
+        let status = std::fs::read_to_string(&path).unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        caught.is_some_and(|mask| mask & 1 << 14 != 0)
+    };
+    let end = std::time::Instant::now() + Duration::from_secs(10);
+    while !handles() {
+        assert!(std::time::Instant::now() < end, "no handler for SIGTERM");
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
