@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use container_core::{CreateOptions, ExitStatus, Signal, Stdio};
 use container_net::{AttachOptions, Attached, PortMapping, PublishedPort, ResolvConfOptions};
+use oci_spec::runtime::Mount;
 
 use crate::config::RunConfig;
 use crate::lower::Doing;
@@ -87,7 +88,7 @@ pub(crate) fn spawn(
     image: &Image,
     stdio: [Stdio; 3],
 ) -> Result<Container> {
-    let directory = {
+    let (directory, mounts) = {
         // Until the container's own snapshot holds on to the image's.
         let _lease = engine.lease()?;
         image.ensure_unpacked(engine)?;
@@ -95,10 +96,10 @@ pub(crate) fn spawn(
         let directory = Directory::create(engine.run_directory(&record.id), &parent)?;
         drop(parent);
         let prepared = prepare(engine, &record, &directory);
-        undo(prepared, || discard(engine, &record, &directory))?;
-        directory
+        let mounts = undo(prepared, || discard(engine, &record, &directory))?;
+        (directory, mounts)
     };
-    let launched = launch(engine, &record, directory.path(), stdio, true);
+    let launched = launch(engine, &record, directory.path(), mounts, stdio);
     let (process, streams) = undo(launched, || discard(engine, &record, &directory))?;
     Ok(Container(Arc::new(Inner {
         engine: engine.clone(),
@@ -174,12 +175,11 @@ pub(crate) fn check_ports(config: &RunConfig) -> Result<Vec<PortMapping>> {
     Ok(ports)
 }
 
-/// Writes the intent, then makes the writable layer.
-fn prepare(engine: &Engine, record: &Record, directory: &Directory) -> Result<()> {
+/// Writes the intent, then makes the writable layer; gives the mounts of the root file system.
+fn prepare(engine: &Engine, record: &Record, directory: &Directory) -> Result<Vec<Mount>> {
     state::write(&directory.path().join(DOCUMENT), record, !record.ephemeral)?;
     driver(engine, record)
         .prepare(&record.id, record.layer.as_deref())
-        .map(drop)
         .doing(|| format!("make the writable layer of container {}", record.id))
 }
 
@@ -197,7 +197,9 @@ pub(crate) fn discard(engine: &Engine, record: &Record, directory: &Directory) -
     driver(engine, record)
         .remove(&record.id)
         .doing(|| format!("remove the writable layer of container {}", record.id))?;
-    state::remove_tree(&engine.run_directory(&record.id))?;
+    if !record.ephemeral {
+        state::remove_tree(&engine.run_directory(&record.id))?;
+    }
     directory.remove()
 }
 
@@ -228,8 +230,8 @@ fn launch(
     engine: &Engine,
     record: &Record,
     files: &Path,
+    mounts: Vec<Mount>,
     stdio: [Stdio; 3],
-    attached: bool,
 ) -> Result<(Process, [Option<File>; 3])> {
     let id = &record.id;
     let network = Network::of(&record.config, engine);
@@ -246,9 +248,7 @@ fn launch(
     };
     let spec = spec::spec(&record.image_defaults, &record.config, &surroundings)?;
     let mut options = CreateOptions::default();
-    options.root_mounts = driver(engine, record)
-        .mounts(id)
-        .doing(|| format!("find the root file system of container {id}"))?;
+    options.root_mounts = mounts;
     let user = record
         .config
         .user
@@ -258,9 +258,9 @@ fn launch(
         .filter(|user| !user.is_empty())
         .or_else(|| Some("0".into()));
     options.stdio = stdio;
-    options.attached = attached;
+    options.attached = record.ephemeral;
     options.start_at_once = !matches!(network, Network::Named(_));
-    if !attached {
+    if !record.ephemeral {
         options.state = Some(engine.run_directory(id));
         options.exit_record = Some(engine.kept_directory(id).join(EXIT));
     }
@@ -513,7 +513,16 @@ impl Container {
         // How it ended the last time is not how it will end now.
         state::remove_file(&directory.path().join(EXIT))?;
         let stdio = [Stdio::Null, Stdio::Null, Stdio::Null];
-        let launched = launch(&inner.engine, &inner.record, directory.path(), stdio, false);
+        let mounts = driver(&inner.engine, &inner.record)
+            .mounts(&inner.record.id)
+            .doing(|| format!("find the root file system of container {}", self.id()))?;
+        let launched = launch(
+            &inner.engine,
+            &inner.record,
+            directory.path(),
+            mounts,
+            stdio,
+        );
         let (process, _) = undo(launched, || {
             detach(&inner.engine, &inner.record)?;
             state::remove_tree(&run)
