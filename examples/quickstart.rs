@@ -152,6 +152,7 @@ fn look() -> Result<[String; FACTS.len()]> {
     });
     let status = fs::read_to_string("/proc/self/status")?;
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let known: u32 = fs::read_to_string("/proc/sys/kernel/cap_last_cap")?.trim().parse()?;
     let effective = u64::from_str_radix(effective.unwrap_or("0").trim(), 16)?;
     Ok([
         std::process::id().to_string(),
@@ -162,7 +163,7 @@ fn look() -> Result<[String; FACTS.len()]> {
         root.next_back().unwrap_or_else(|| "?".into()),
         mounts.lines().count().to_string(),
         memory_limit(),
-        format!("{} of {}", effective.count_ones(), 41),
+        format!("{} of {}", effective.count_ones(), known + 1),
     ])
 }
 
