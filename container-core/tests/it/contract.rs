@@ -203,7 +203,7 @@ fn role_embedder_with_a_secret() {
     if !role::plays("contract::role_embedder_with_a_secret") {
         return;
     }
-    let bundle = Bundle::at(&directory().join("root")).expect("a test made one");
+    let bundle = Bundle::existing(&directory().join("root"));
     let launcher = Launcher::new();
     let container = launcher
         .create(&bundle.spec(&["sleep", "600"]), CreateOptions::default())
@@ -234,7 +234,9 @@ fn privileged_container_of_a_thread_that_ends_lives_on() {
             container
         });
         let mut container = thread.join().unwrap();
-        assert_eq!(count("/proc/self/task"), embedder_threads());
+        role::wait_until("the end of the thread", || {
+            count("/proc/self/task") == embedder_threads()
+        });
         let mut input = container.take_stdin().unwrap();
         writeln!(input, "it").unwrap();
         let output = crate::support::bundle::finish(&mut container);
@@ -276,11 +278,11 @@ fn privileged_busy_threads_and_a_runtime_do_not_disturb_starts() {
             )
         };
         std::thread::scope(|scope| {
-            for size in 1..=64 {
+            for size in 1..=64_u8 {
                 let stop = &stop;
                 scope.spawn(move || {
                     while !stop.load(Ordering::Relaxed) {
-                        drop(std::hint::black_box(vec![size as u8; size * 100]));
+                        drop(std::hint::black_box(vec![size; usize::from(size) * 100]));
                     }
                 });
             }
@@ -317,7 +319,10 @@ fn privileged_busy_threads_and_a_runtime_do_not_disturb_starts() {
             assert_eq!(after, before.0, "descriptors here and in the launcher");
         });
         drop(runtime);
-        assert_eq!(count("/proc/self/task"), embedder_threads());
+        // A thread is gone a moment after it has been waited for.
+        role::wait_until("the end of all threads", || {
+            count("/proc/self/task") == embedder_threads()
+        });
     });
 }
 
@@ -371,7 +376,7 @@ fn role_embedder_without_standard_streams() {
     if !role::plays("contract::role_embedder_without_standard_streams") {
         return;
     }
-    let bundle = Bundle::at(&directory().join("root")).expect("a test made one");
+    let bundle = Bundle::existing(&directory().join("root"));
     sys::close_streams();
     let spec = bundle.spec(&["ls", "/proc/self/fd"]);
     let output = try_run(&Launcher::new(), &spec, piped()).map(|output| output.stdout);

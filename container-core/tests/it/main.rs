@@ -2,6 +2,7 @@
 
 mod cgroup;
 mod contract;
+mod namespaces;
 mod plan;
 mod start;
 mod support;

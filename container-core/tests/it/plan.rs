@@ -151,10 +151,10 @@ fn default_spec() -> Spec {
 
 /// The default spec with a command, changed as JSON: so the tests name fields as users do.
 fn edited(edit: impl FnOnce(&mut Value)) -> Spec {
-    let mut spec = serde_json::to_value(defaults::default_spec()).unwrap();
+    let mut spec = serde_json::to_value(defaults::default_spec()).expect("to JSON");
     spec["process"]["args"] = json!(["true"]);
     edit(&mut spec);
-    serde_json::from_value(spec).unwrap()
+    serde_json::from_value(spec).expect("from JSON")
 }
 
 fn compile(spec: &Spec) -> container_core::Result<Plan> {
@@ -228,15 +228,16 @@ fn unsupported_fields_are_named() {
 }
 
 fn add_namespace(spec: &mut Value, namespace: Value) {
-    let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
-    namespaces.push(namespace);
+    let namespaces = spec["linux"]["namespaces"].as_array_mut();
+    namespaces.expect("a list").push(namespace);
 }
 
 fn add_mount(spec: &mut Value, destination: &str, kind: &str, options: &[&str]) {
     let mount = json!({
         "destination": destination, "type": kind, "source": "/data", "options": options,
     });
-    spec["mounts"].as_array_mut().unwrap().push(mount);
+    let mounts = spec["mounts"].as_array_mut();
+    mounts.expect("a list").push(mount);
 }
 
 #[test]

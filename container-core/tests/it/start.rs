@@ -16,25 +16,13 @@ use rustix::process::{Pid, kill_process, test_kill_process};
 
 use crate::support::bundle::{
     Bundle, LIMIT, add_bind, edit_linux, edit_process, finish, piped, read_until, run,
-    set_namespace, stdout_of, try_run,
+    set_namespace, stdout_of, try_run, with_bundle,
 };
-use crate::support::isolate::{Place, isolated};
+use crate::support::isolate::Place;
 use crate::support::role::{self, wait_until};
 
 /// Directories and the name of the test, for a role in another process.
 const DIRECTORY: &str = "CONTAINER_CORE_TEST_DIRECTORY";
-
-/// Runs `body` with a root file system, isolated.
-macro_rules! with_bundle {
-    ($body:expr) => {
-        isolated(|place| {
-            if let Some(bundle) = Bundle::new(place) {
-                let body: fn(&Place, &Bundle) = $body;
-                body(place, &bundle);
-            }
-        })
-    };
-}
 
 /// The parent of a process.
 fn parent_of(pid: i32) -> i32 {
@@ -490,7 +478,7 @@ fn role_embedder_with_two_containers() {
         return;
     }
     let dir = PathBuf::from(std::env::var(DIRECTORY).expect("given"));
-    let bundle = Bundle::at(&dir.join("root")).expect("a test made one");
+    let bundle = Bundle::existing(&dir.join("root"));
     let launcher = Launcher::new();
     let mut kept = Vec::new();
     for attached in [true, false] {

@@ -10,22 +10,10 @@ use syscalls::Sysno;
 
 use crate::support::bundle::{
     Bundle, add_bind, edit_linux, edit_process, finish, piped, read_until, run, set_namespace,
-    set_user, stdout_of, try_run,
+    set_user, stdout_of, try_run, with_bundle,
 };
-use crate::support::isolate::{Place, isolated};
+use crate::support::isolate::Place;
 use crate::support::{host, role, sys};
-
-/// Runs `body` with a root file system, isolated.
-macro_rules! with_bundle {
-    ($body:expr) => {
-        isolated(|place| {
-            if let Some(bundle) = Bundle::new(place) {
-                let body: fn(&Place, &Bundle) = $body;
-                body(place, &bundle);
-            }
-        })
-    };
-}
 
 /// The default spec with this command, limited to the devices of the default, in a group of the test's own.
 fn in_group(place: &Place, mut spec: Spec) -> Spec {
@@ -86,37 +74,88 @@ fn privileged_working_directory_never_lies_outside() {
     });
 }
 
+/// Stays a while, inside of a container that has this very program as its first process.
+#[test]
+fn role_lingerer() {
+    if role::plays("threats::role_lingerer") {
+        fs::write("/tmp/here", "").expect("tell the test");
+        std::thread::sleep(crate::support::bundle::LIMIT);
+    }
+}
+
 #[test]
 fn privileged_host_program_survives_an_image_that_executes_it() {
     with_bundle!(|_, bundle| {
-        let own = fs::metadata("/proc/self/exe").unwrap();
-        let before = (own.mtime(), own.mtime_nsec(), own.size(), own.ino());
-        add_script(bundle, "again", "#!/proc/self/exe\n");
+        let own = || {
+            let own = fs::metadata("/proc/self/exe").unwrap();
+            (own.mtime(), own.mtime_nsec(), own.size(), own.ino())
+        };
+        let before = own();
+        bundle.add_probe();
+        // Until the first program of the container is there, `/proc/self/exe` is the host's. An image can have it
+        // executed as the interpreter of a script, or (its name has room for that) of a program.
         add_script(
             bundle,
-            "hunt",
-            "#!/bin/sh\n\
-             for turn in 1 2 3; do for exe in /proc/[0-9]*/exe /proc/self/exe; do\n\
-             case $(readlink $exe) in */busybox) ;; *) (echo x >> $exe) && echo wrote $exe;; esac\n\
-             done; done; echo done\n",
+            "script",
+            "#!/proc/self/exe threats::role_lingerer\n",
         );
-        let launcher = Launcher::new();
-        // An interpreter that is the process itself: an endless loop to the kernel, or nothing of ours.
-        let _ = try_run(&launcher, &bundle.spec(&["/again"]), piped());
-        for shared in [false, true] {
-            let mut spec = bundle.spec(&["/hunt"]);
-            if shared {
-                // Among the processes of the host, where the launcher and the embedder are.
-                set_namespace(&mut spec, LinuxNamespaceType::Pid, None);
-            }
-            let output = run(&launcher, &spec);
-            assert_eq!(output.stdout, "done\n", "{output:?}");
+        let mut program = fs::read(bundle.root().join("probe")).unwrap();
+        let loader = b"/lib64/ld-linux-x86-64.so.2\0";
+        if let Some(at) = program
+            .windows(loader.len())
+            .position(|bytes| bytes == loader)
+        {
+            program[at..at + 15].copy_from_slice(b"/proc/self/exe\0");
         }
-        let own = fs::metadata("/proc/self/exe").unwrap();
-        assert_eq!(
-            (own.mtime(), own.mtime_nsec(), own.size(), own.ino()),
-            before
+        fs::write(bundle.root().join("program"), program).unwrap();
+        fs::set_permissions(
+            bundle.root().join("program"),
+            fs::Permissions::from_mode(0o755),
+        )
+        .unwrap();
+
+        let launcher = Launcher::new();
+        let (_, variable) = role::arguments("threats::role_lingerer");
+        let spec = |command: &str| {
+            let mut spec = bundle.spec(&[command]);
+            edit_process(&mut spec, |process| {
+                process.set_env(Some(vec![variable.clone()]));
+            });
+            spec
+        };
+        let hunt = "for turn in 1 2 3; do for exe in /proc/[0-9]*/exe; do \
+            case $(readlink $exe) in */busybox) ;; *) \
+              (exec 3< $exe && echo found; (echo x >> $exe) && echo wrote; \
+               (echo x >> /proc/self/fd/3) && echo wrote);; \
+            esac; done; done; echo done";
+        let first = launcher.create(&spec("/script"), piped()).unwrap();
+        first.start().unwrap();
+        role::wait_until("the lingerer", || bundle.root().join("tmp/here").exists());
+        let mut hunter = bundle.shell(hunt);
+        set_namespace(
+            &mut hunter,
+            LinuxNamespaceType::Pid,
+            Some(&format!("/proc/{}/ns/pid", first.pid())),
         );
+        assert_eq!(stdout_of(&launcher, &hunter), "found\nfound\nfound\ndone");
+        first.kill(Signal::KILL).unwrap();
+        first.wait().unwrap();
+
+        // Whatever becomes of that one.
+        let program = launcher
+            .create(&spec("/program"), CreateOptions::default())
+            .unwrap();
+        if program.start().is_ok() {
+            let _ = program.kill(Signal::KILL);
+            program.wait().unwrap();
+        }
+
+        // Among the processes of the host, where the launcher and the embedder are.
+        let mut hunter = bundle.shell(hunt);
+        set_namespace(&mut hunter, LinuxNamespaceType::Pid, None);
+        let seen = stdout_of(&launcher, &hunter);
+        assert!(!seen.contains("wrote"), "{seen}");
+        assert_eq!(own(), before);
     });
 }
 
@@ -692,179 +731,6 @@ fn privileged_read_only_mounts_stay_so() {
         spec.set_root(Some(root));
         assert_eq!(stdout_of(&Launcher::new(), &spec), "end");
         mount("umount", &[sub.to_str().unwrap()]);
-    });
-}
-
-/// The classic way out of a chroot: keep a directory open, enter a deeper root, and climb from the open one.
-#[test]
-fn role_climber() {
-    if !role::plays("threats::role_climber") {
-        return;
-    }
-    fs::create_dir_all("/tmp/deep").expect("make a directory");
-    std::os::unix::fs::chroot("/tmp/deep").expect("it has CAP_SYS_CHROOT");
-    for _ in 0..100 {
-        std::env::set_current_dir("..").expect("go up");
-    }
-    std::os::unix::fs::chroot(".").expect("leave the inner root");
-    for name in ["/probe", "/mark-of-the-host"] {
-        role::say(format!("{name} {}", Path::new(name).exists()));
-    }
-}
-
-#[test]
-fn privileged_climber_stays_inside() {
-    with_bundle!(|_, bundle| {
-        bundle.add_probe();
-        let mark = Path::new("/tmp/mark-of-the-host");
-        fs::write(mark, "").unwrap();
-        let (arguments, variable) = role::arguments("threats::role_climber");
-        let mut command = vec!["/probe"];
-        command.extend(arguments.iter().map(String::as_str));
-        let mut spec = bundle.spec(&command);
-        edit_process(&mut spec, |process| {
-            process.set_env(Some(vec![variable]));
-        });
-        let output = run(&Launcher::new(), &spec);
-        let said = role::said(&output.stdout);
-        assert_eq!(
-            said,
-            ["/probe true", "/mark-of-the-host false"],
-            "{output:?}"
-        );
-        // And the host's tree is not there to be found: its mounts are gone.
-        let mounts = stdout_of(
-            &Launcher::new(),
-            &bundle.spec(&["cat", "/proc/self/mountinfo"]),
-        );
-        let roots = mounts
-            .lines()
-            .filter(|line| line.split(' ').nth(4) == Some("/"));
-        assert_eq!(roots.count(), 1, "{mounts}");
-        fs::remove_file(mark).unwrap();
-    });
-}
-
-const NAMESPACES: [(LinuxNamespaceType, &str); 6] = [
-    (LinuxNamespaceType::Mount, "mnt"),
-    (LinuxNamespaceType::Pid, "pid"),
-    (LinuxNamespaceType::Network, "net"),
-    (LinuxNamespaceType::Ipc, "ipc"),
-    (LinuxNamespaceType::Uts, "uts"),
-    (LinuxNamespaceType::Cgroup, "cgroup"),
-];
-
-fn namespace_of(pid: impl std::fmt::Display, name: &str) -> String {
-    let link = fs::read_link(format!("/proc/{pid}/ns/{name}")).expect("read a namespace");
-    link.to_string_lossy().into_owned()
-}
-
-#[test]
-fn privileged_namespaces_are_new_or_joined_as_asked() {
-    with_bundle!(|_, bundle| {
-        let launcher = Launcher::new();
-        let start = |mut spec: Spec| {
-            spec.set_hostname(None);
-            let container = launcher.create(&spec, CreateOptions::default()).unwrap();
-            container.start().unwrap();
-            container
-        };
-        let first = start(bundle.spec(&["sleep", "600"]));
-        for (_, name) in NAMESPACES {
-            assert_ne!(
-                namespace_of(first.pid(), name),
-                namespace_of("self", name),
-                "{name}"
-            );
-        }
-        assert_eq!(
-            namespace_of(first.pid(), "user"),
-            namespace_of("self", "user")
-        );
-        let status = fs::read_to_string(format!("/proc/{}/status", first.pid())).unwrap();
-        let pids = status
-            .lines()
-            .find_map(|line| line.strip_prefix("NSpid:"))
-            .unwrap();
-        assert_eq!(
-            pids.split_whitespace().collect::<Vec<_>>(),
-            [&first.pid().to_string(), "1"]
-        );
-
-        for (kind, name) in NAMESPACES.into_iter().skip(1) {
-            for path in [Some(format!("/proc/{}/ns/{name}", first.pid())), None] {
-                let mut spec = bundle.spec(&["sleep", "600"]);
-                set_namespace(&mut spec, kind, path.as_deref());
-                let second = start(spec);
-                let want = match path {
-                    Some(_) => namespace_of(first.pid(), name),
-                    None => namespace_of("self", name),
-                };
-                assert_eq!(namespace_of(second.pid(), name), want, "{name} {path:?}");
-                for (_, other) in NAMESPACES.into_iter().filter(|(_, other)| *other != name) {
-                    let own = namespace_of(second.pid(), other);
-                    assert_ne!(own, namespace_of("self", other), "{other}");
-                    assert_ne!(own, namespace_of(first.pid(), other), "{other}");
-                }
-                second.kill(Signal::KILL).unwrap();
-                second.wait().unwrap();
-            }
-        }
-        first.kill(Signal::KILL).unwrap();
-        first.wait().unwrap();
-    });
-}
-
-#[test]
-fn privileged_joined_namespace_of_another_kind_is_refused() {
-    with_bundle!(|_, bundle| {
-        let mut spec = bundle.spec(&["true"]);
-        set_namespace(
-            &mut spec,
-            LinuxNamespaceType::Ipc,
-            Some("/proc/self/ns/net"),
-        );
-        let result = try_run(&Launcher::new(), &spec, piped());
-        let report = result.unwrap_err().report();
-        assert!(report.contains("setns"), "{report}");
-    });
-}
-
-#[test]
-fn privileged_names_and_messages_stay_inside() {
-    with_bundle!(|_, bundle| {
-        let launcher = Launcher::new();
-        let host = rustix::system::uname().nodename().to_owned();
-        let mut spec = bundle.shell("hostname; cat /proc/sys/kernel/domainname; ipcs -q | tail -n +4; ls -A /dev/mqueue /dev/shm");
-        spec.set_hostname(Some("inner".into()));
-        spec.set_domainname(Some("example".into()));
-        let seen = stdout_of(&launcher, &spec);
-        assert!(seen.starts_with("inner\nexample\n"), "{seen}");
-        assert_eq!(rustix::system::uname().nodename(), host.as_c_str());
-        // A queue of the host's is in none of them.
-        let queue = sys::call(libc::SYS_msgget, [libc::IPC_PRIVATE as u64, 0o600, 0, 0]).unwrap();
-        let table = fs::read_to_string("/proc/sysvipc/msg").unwrap();
-        assert!(table.lines().count() > 1, "control: {table}");
-        let inside = stdout_of(&launcher, &bundle.spec(&["cat", "/proc/sysvipc/msg"]));
-        sys::call(
-            libc::SYS_msgctl,
-            [queue as u64, libc::IPC_RMID as u64, 0, 0],
-        )
-        .unwrap();
-        assert_eq!(inside.lines().count(), 1, "{inside}");
-    });
-}
-
-#[test]
-fn privileged_processes_of_the_host_are_unseen() {
-    with_bundle!(|_, bundle| {
-        let seen = stdout_of(
-            &Launcher::new(),
-            &bundle.shell("ls /proc | grep '^[0-9]' | wc -l; kill -0 2 || echo none; echo $$"),
-        );
-        let lines: Vec<_> = seen.lines().collect();
-        assert_eq!(lines[1..], ["none", "1"]);
-        assert!(lines[0].parse::<u32>().unwrap() <= 5, "{seen}");
     });
 }
 

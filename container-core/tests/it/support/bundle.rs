@@ -35,33 +35,29 @@ pub(crate) struct Output {
 impl Bundle {
     /// Makes `root` in the test's directory, with all applets of busybox in `/bin`; nothing if there is no busybox.
     pub(crate) fn new(place: &Place) -> Option<Self> {
-        Self::at(&place.dir().join("root"))
-    }
-
-    /// As [`Self::new`], at another place.
-    pub(crate) fn at(root: &Path) -> Option<Self> {
+        let root = place.dir().join("root");
         let busybox = peers::find("busybox")?;
         for dir in ["bin", "dev", "etc", "proc", "root", "sys", "tmp"] {
             fs::create_dir_all(root.join(dir)).expect("make a directory");
         }
-        if !root.join("bin/busybox").exists() {
-            fs::copy(&busybox, root.join("bin/busybox")).expect("copy busybox");
-        }
+        fs::copy(&busybox, root.join("bin/busybox")).expect("copy busybox");
         let applets = Command::new(&busybox).arg("--list").output();
         let applets = String::from_utf8(applets.expect("run busybox").stdout).expect("ASCII");
         for applet in applets.lines().filter(|applet| *applet != "busybox") {
-            let link = root.join("bin").join(applet);
-            if !link.is_symlink() {
-                symlink("busybox", link).expect("link an applet");
-            }
+            symlink("busybox", root.join("bin").join(applet)).expect("link an applet");
         }
         let users = "root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000:web:/home/web:/bin/sh\n";
         fs::write(root.join("etc/passwd"), users).expect("write the users");
         let groups = "root:x:0:\nweb:x:1000:\nlogs:x:2000:web\n";
         fs::write(root.join("etc/group"), groups).expect("write the groups");
-        Some(Self {
+        Some(Self { root })
+    }
+
+    /// The one that a test made before, for a role.
+    pub(crate) fn existing(root: &Path) -> Self {
+        Self {
             root: root.to_owned(),
-        })
+        }
     }
 
     /// The directory itself, as the host has it.
@@ -243,3 +239,17 @@ pub(crate) fn read_until(stream: &mut fs::File, word: &str) -> String {
     }
     String::from_utf8_lossy(&text).into_owned()
 }
+
+/// Runs `body` with a root file system, isolated.
+macro_rules! with_bundle {
+    ($body:expr) => {
+        $crate::support::isolate::isolated(|place| {
+            if let Some(bundle) = $crate::support::bundle::Bundle::new(place) {
+                let body: fn(&$crate::support::isolate::Place, &$crate::support::bundle::Bundle) =
+                    $body;
+                body(place, &bundle);
+            }
+        })
+    };
+}
+pub(crate) use with_bundle;
