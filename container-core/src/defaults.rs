@@ -108,6 +108,7 @@ pub fn default_spec() -> Spec {
 
 fn make_default_spec() -> Spec {
     let mut spec = Spec::default();
+    spec.set_hostname(None);
     spec.set_mounts(Some(
         MOUNTS
             .map(|(target, kind, options)| mount(target, kind, options))

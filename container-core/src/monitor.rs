@@ -81,8 +81,10 @@ impl Monitor {
             let ended = supervise(alone, &job, slots, &control, embedder);
             let cleaned = clean_up(&job);
             if let Ok(Event::Exited(mut status)) = ended {
-                status.oom_killed = cleaned?;
+                // How it ended is recorded, even if something of it is left.
+                status.oom_killed = *cleaned.as_ref().unwrap_or(&false);
                 record_exit(&job, &status)?;
+                cleaned?;
                 return Ok(Event::Exited(status));
             }
             ended

@@ -574,16 +574,16 @@ fn await_byte(gate: BorrowedFd<'_>) -> Walk {
 
 /// Reads the regular file at `path` into `buffer`; nothing if there is none.
 fn read_file<'b>(root: BorrowedFd<'_>, path: &CStr, buffer: &'b mut [u8]) -> Walk<&'b [u8]> {
-    // Not blocking: it may be a FIFO that nobody writes to.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = match resolve(root, path, flags, IN_ROOT) {
+    // To open a device can be to use it, so what it is is looked at before and after: it may be
+    // replaced meanwhile. Not blocking, as for a FIFO that nobody writes to.
+    let looks = OFlags::PATH | OFlags::CLOEXEC;
+    let reads = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    match resolve(root, path, looks, IN_ROOT) {
         Err(fault) if fault.errno == Errno::NOENT => return Ok(&[]),
-        result => result?,
-    };
-    let status = fs::fstat(&file).at(Call::Stat)?;
-    if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
-        return Err(Errno::INVAL).at(Call::Verify);
+        result => check_regular(&result?)?,
     }
+    let file = resolve(root, path, reads, IN_ROOT)?;
+    check_regular(&file)?;
     let mut length = 0;
     while let Some(rest @ [_, ..]) = buffer.get_mut(length..) {
         match io::read(&file, rest).at(Call::Read)? {
@@ -592,6 +592,14 @@ fn read_file<'b>(root: BorrowedFd<'_>, path: &CStr, buffer: &'b mut [u8]) -> Wal
         }
     }
     Err(Errno::FBIG).at(Call::Read)
+}
+
+fn check_regular(file: &OwnedFd) -> Walk {
+    let status = fs::fstat(file).at(Call::Stat)?;
+    match FileType::from_raw_mode(status.st_mode) {
+        FileType::RegularFile => Ok(()),
+        _ => Err(Errno::INVAL).at(Call::Verify),
+    }
 }
 
 /// Enters `path`, made if missing, and makes sure that it lies inside the root.
