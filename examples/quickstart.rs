@@ -152,7 +152,9 @@ fn look() -> Result<[String; FACTS.len()]> {
     });
     let status = fs::read_to_string("/proc/self/status")?;
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let known: u32 = fs::read_to_string("/proc/sys/kernel/cap_last_cap")?.trim().parse()?;
+    let known: u32 = fs::read_to_string("/proc/sys/kernel/cap_last_cap")?
+        .trim()
+        .parse()?;
     let effective = u64::from_str_radix(effective.unwrap_or("0").trim(), 16)?;
     Ok([
         std::process::id().to_string(),
