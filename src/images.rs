@@ -226,6 +226,12 @@ impl Image {
         self.inner.digest()
     }
 
+    /// The digest of the index that its manifest was chosen from, if it was.
+    #[must_use]
+    pub fn index_digest(&self) -> Option<Digest> {
+        self.inner.index_digest()
+    }
+
     /// The name that it was found by, if it has one.
     #[must_use]
     pub fn name(&self) -> Option<String> {

@@ -38,7 +38,7 @@ macro_rules! lower {
                 };
                 let error = Error::new(kind, self.code(), doing);
                 let error = if self.is_retryable() { error.with_retry() } else { error };
-                error.with_source(self)
+                error.with_difference(self.wanted(), self.found()).with_source(self)
             }
         }
     )*};

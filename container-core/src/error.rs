@@ -162,6 +162,13 @@ impl Error {
         error
     }
 
+    /// Takes over what was expected and what was found.
+    pub(crate) fn with_difference(mut self, want: Option<&str>, got: Option<&str>) -> Self {
+        self.0.want = want.map(Into::into);
+        self.0.got = got.map(Into::into);
+        self
+    }
+
     pub(crate) fn with_kind(mut self, kind: ErrorKind) -> Self {
         self.0.kind = kind;
         self

@@ -98,7 +98,9 @@ fn tests_are_found_by_file_and_name() {
         find_test("tests/it/features.rs::tests_are_found_by_file_and_name"),
         Ok(())
     );
+    assert_eq!(find_test("benches/run.rs"), Ok(()));
     for (test, want) in [
+        ("benches/nothing.rs", "not a [[bench]] of Cargo.toml"),
         ("tests/it/features.rs::problems", "it is not a test"),
         ("tests/it/features.rs::nothing", "no such function"),
         ("tests/it/nothing.rs::nothing", "no such file"),
@@ -187,14 +189,34 @@ fn is_id(text: &str) -> bool {
     })
 }
 
-/// Looks for `file.rs::test`, the file relative to the root of the workspace.
+/// Looks for `file.rs::test`, the file relative to the root of the workspace, or for the benchmark
+/// `benches/file.rs`.
 fn find_test(test: &str) -> Result<(), String> {
+    if let Some(name) = test
+        .strip_prefix("benches/")
+        .and_then(|file| file.strip_suffix(".rs"))
+    {
+        return find_bench(test, name);
+    }
     let (file, name) = test
         .split_once(".rs::")
         .ok_or("not of the form file.rs::test")?;
     let text = fs::read_to_string(root().join(format!("{file}.rs"))).map_err(|_| "no such file")?;
     let file = syn::parse_file(&text).map_err(|error| error.to_string())?;
     test_named(&file.items, name)
+}
+
+/// Looks for a benchmark that cargo knows, and its file.
+fn find_bench(file: &str, name: &str) -> Result<(), String> {
+    let manifest =
+        fs::read_to_string(root().join("Cargo.toml")).map_err(|error| error.to_string())?;
+    if !manifest.contains(&format!("[[bench]]\nname = \"{name}\"\n")) {
+        return Err("not a [[bench]] of Cargo.toml".into());
+    }
+    if !root().join(file).is_file() {
+        return Err("no such file".into());
+    }
+    Ok(())
 }
 
 /// Looks for a test function in `items` and in the modules and macro calls among them.

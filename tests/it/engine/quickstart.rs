@@ -2,30 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
 
-use super::{PLAIN_USER, be_plain_user, text};
+use super::{PLAIN_USER, be_plain_user, example, text};
 use crate::support::isolate::{Place, isolated};
 
 /// What the host and the container see, by fact.
 type Table = BTreeMap<String, [String; 2]>;
-
-/// The example, which cargo builds along with the tests.
-fn quickstart() -> PathBuf {
-    let test = std::env::current_exe().expect("this program");
-    let program = test
-        .ancestors()
-        .nth(2)
-        .expect("two directories up")
-        .join("examples/quickstart");
-    assert!(
-        program.exists(),
-        "{} is missing: run `cargo build --examples` with the profile of the tests",
-        program.display()
-    );
-    program
-}
 
 /// Runs the example to its end and reads its table.
 fn table(command: &mut Command) -> Table {
@@ -64,7 +47,7 @@ fn temporary_directory_is_empty(place: &Place, dir: &str) {
 fn privileged_quickstart_shows_host_and_container() {
     isolated(|place| {
         fs::create_dir(place.dir().join("tmp")).expect("make a directory");
-        let mut command = Command::new(quickstart());
+        let mut command = Command::new(example("quickstart"));
         let table = table(command.env("TMPDIR", place.dir().join("tmp")));
         let [_, pid] = &table["process id"];
         assert_eq!(pid, "1");
@@ -88,7 +71,7 @@ fn privileged_quickstart_does_for_a_plain_user_what_it_can() {
     isolated(|place| {
         // Where it was built may be closed to others.
         let program = place.dir().join("quickstart");
-        fs::copy(quickstart(), &program).expect("copy the example");
+        fs::copy(example("quickstart"), &program).expect("copy the example");
         let mut command = Command::new(program);
         be_plain_user(place, &mut command);
         let table = table(&mut command);
