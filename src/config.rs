@@ -111,6 +111,44 @@ pub(crate) struct BindMount {
     pub(crate) read_only: bool,
 }
 
+/// Which filter of system calls a container has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Seccomp {
+    /// The default filter; none if privileged.
+    #[default]
+    Default,
+    Unconfined,
+    /// A profile as JSON.
+    Profile(String),
+}
+
+/// Whose namespace a container is in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum NamespaceMode {
+    #[default]
+    Private,
+    Host,
+    /// That of the container with this name or ID.
+    Container(String),
+}
+
+/// `private`, `host` or `container:` with a name or ID.
+impl std::str::FromStr for NamespaceMode {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.split_once(':') {
+            None if text == "private" => Ok(Self::Private),
+            None if text == "host" => Ok(Self::Host),
+            Some(("container", other)) if !other.is_empty() => Ok(Self::Container(other.into())),
+            _ => {
+                let what = format!("{text:?} is not private, host or container:NAME");
+                Err(Error::invalid("InvalidNamespace", what))
+            }
+        }
+    }
+}
+
 /// The caller's wishes; what is `None` or empty comes from the image or is the default.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -139,6 +177,10 @@ pub(crate) struct RunConfig {
     pub(crate) drop_capabilities: Vec<String>,
     pub(crate) privileged: bool,
     pub(crate) hardened: bool,
+    pub(crate) seccomp: Seccomp,
+    pub(crate) ipc: NamespaceMode,
+    pub(crate) pid: NamespaceMode,
+    pub(crate) uts: NamespaceMode,
     /// Name, soft and hard limit.
     pub(crate) limits: Vec<(String, u64, u64)>,
     pub(crate) oom_score_adj: Option<i32>,
@@ -179,6 +221,22 @@ mod tests {
                 "InvalidSize",
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn namespaces_by_name() {
+        let other = NamespaceMode::Container("web".into());
+        for (text, want) in [
+            ("private", NamespaceMode::Private),
+            ("host", NamespaceMode::Host),
+            ("container:web", other),
+        ] {
+            assert_eq!(text.parse::<NamespaceMode>().unwrap(), want);
+        }
+        for text in ["", "shareable", "container", "container:", "host:web"] {
+            let error = text.parse::<NamespaceMode>().unwrap_err();
+            assert_eq!(error.code(), "InvalidNamespace", "{text}");
         }
     }
 

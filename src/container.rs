@@ -3,16 +3,17 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use container_core::{CreateOptions, ExitStatus, Signal, Stdio};
 use container_net::{AttachOptions, Attached, PortMapping, PublishedPort, ResolvConfOptions};
-use oci_spec::runtime::Mount;
+use oci_spec::runtime::{LinuxNamespaceType, Mount};
 
-use crate::config::RunConfig;
+use crate::config::{NamespaceMode, RunConfig};
+use crate::devices::host_devices;
 use crate::lower::Doing;
 use crate::spec::{self, Surroundings};
 use crate::state::{self, DOCUMENT, Directory, EXIT, ParentLock, Record, STARTED};
@@ -237,6 +238,8 @@ fn launch(
     let network = Network::of(&record.config, engine);
     let hostname = write_files(record, &network, files)?;
     let ids = (rustix::process::geteuid(), rustix::process::getegid());
+    let joined = open_joined(engine, &record.config)?;
+    let path = |file: &File| format!("/proc/self/fd/{}", file.as_raw_fd()).into();
     let surroundings = Surroundings {
         id,
         root: engine.mount_point(),
@@ -244,6 +247,14 @@ fn launch(
         cgroup: engine.cgroup_path(id),
         host_network: network == Network::Host,
         capabilities: own_capabilities()?,
+        devices: match record.config.privileged && ids.0.is_root() {
+            true => host_devices()?,
+            false => Vec::new(),
+        },
+        joined: joined
+            .iter()
+            .map(|(kind, file)| (*kind, path(file)))
+            .collect(),
         map_root_to: (!ids.0.is_root()).then(|| (ids.0.as_raw(), ids.1.as_raw())),
     };
     let spec = spec::spec(&record.image_defaults, &record.config, &surroundings)?;
@@ -302,6 +313,32 @@ fn launch(
             Err(error.with_cleanup(killed.doing(|| format!("end container {id}")).err()))
         }
     }
+}
+
+/// The namespaces of other containers that one is to join.
+///
+/// # Errors
+/// `NotFound` (`ContainerUnknown`), `InvalidState` (`NotRunning`).
+fn open_joined(engine: &Engine, config: &RunConfig) -> Result<Vec<(LinuxNamespaceType, File)>> {
+    let mut joined = Vec::new();
+    for (kind, name, mode) in [
+        (LinuxNamespaceType::Ipc, "ipc", &config.ipc),
+        (LinuxNamespaceType::Pid, "pid", &config.pid),
+    ] {
+        let NamespaceMode::Container(other) = mode else {
+            continue;
+        };
+        let other = engine.containers().get(other)?;
+        let doing = || format!("join the {name} namespace of container {}", other.id());
+        let pid = other.0.process()?.core.pid();
+        let file = File::open(format!("/proc/{pid}/ns/{name}")).doing(doing)?;
+        // Once it has ended, the number may be that of another process.
+        if other.state()? != State::Running {
+            return Err(Error::new(ErrorKind::InvalidState, "NotRunning", doing()));
+        }
+        joined.push((kind, file));
+    }
+    Ok(joined)
 }
 
 /// The mask of the capabilities that this program has.

@@ -7,8 +7,9 @@ use std::path::PathBuf;
 
 use container_core::{ExitStatus, Stdio};
 
-use crate::config::{BindMount, IntoBytes, RunConfig};
+use crate::config::{BindMount, IntoBytes, NamespaceMode, RunConfig, Seccomp};
 use crate::container::{self, Container};
+use crate::spec;
 use crate::state::{self, Record};
 use crate::{Engine, Error, ErrorKind, Image, Result};
 
@@ -282,10 +283,53 @@ impl RunBuilder {
         self
     }
 
-    /// Gives all capabilities, and takes away the filter, the masks and the read-only paths: root in
-    /// such a container can become root of the host.
+    /// Gives all capabilities that this program has and the host's devices, makes `/sys` and the
+    /// cgroups writable, and takes away the filter, the masks and the read-only paths: root in such a
+    /// container can become root of the host. A plain user has no devices to give.
     pub fn privileged(mut self) -> Self {
         self.config.privileged = true;
+        self
+    }
+
+    /// The filter of system calls in place of the default: JSON as Docker or the runtime spec have
+    /// it, expanded for the capabilities of the container.
+    ///
+    /// The verb that ends the builder reports what cannot be read (`InvalidProfile`).
+    pub fn seccomp_profile(mut self, json: impl Into<String>) -> Self {
+        self.config.seccomp = Seccomp::Profile(json.into());
+        self
+    }
+
+    /// Runs the container without a filter of system calls.
+    pub fn seccomp_unconfined(mut self) -> Self {
+        self.config.seccomp = Seccomp::Unconfined;
+        self
+    }
+
+    /// Whose System V IPC and POSIX message queues the container uses: its own (`private`), the
+    /// `host`'s with its `/dev/shm`, or those of another container that was created to stay and runs
+    /// (`container:NAME`), whose `/dev/shm` is not shared. Those of every container may be joined, so
+    /// that Docker's `shareable` is the same as `private`, which is the default.
+    pub fn ipc(mut self, mode: &str) -> Self {
+        let mode = if mode == "shareable" { "private" } else { mode };
+        self.config.ipc = self.namespace(mode);
+        self
+    }
+
+    /// Which processes the container sees: its own (`private`), those of the `host`, or those of
+    /// another container that was created to stay and runs (`container:NAME`).
+    pub fn pid(mut self, mode: &str) -> Self {
+        self.config.pid = self.namespace(mode);
+        self
+    }
+
+    /// Whose host name the container has: its own (`private`) or the `host`'s, which it could change.
+    pub fn uts(mut self, mode: &str) -> Self {
+        self.config.uts = self.namespace(mode);
+        if matches!(self.config.uts, NamespaceMode::Container(_)) {
+            let what = format!("use the host name of {mode:?}: want private or host");
+            self.problems.push(Error::invalid("InvalidNamespace", what));
+        }
         self
     }
 
@@ -407,6 +451,13 @@ impl RunBuilder {
             .ok()
     }
 
+    fn namespace(&mut self, mode: &str) -> NamespaceMode {
+        mode.parse().unwrap_or_else(|error| {
+            self.problems.push(error);
+            NamespaceMode::default()
+        })
+    }
+
     /// Reports every problem at once, or gives what is needed to go on.
     fn finish(mut self, ephemeral: bool) -> Result<(Engine, Record, Image, [Stdio; 3])> {
         if let Some(name) = &self.name
@@ -417,6 +468,7 @@ impl RunBuilder {
         }
         self.problems
             .extend(container::check_ports(&self.config).err());
+        self.problems.extend(spec::seccomp(&self.config).err());
         if let Some(first) = self.problems.first() {
             let all: Vec<_> = self.problems.iter().map(Error::report).collect();
             let code = first.code();

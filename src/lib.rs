@@ -34,6 +34,7 @@
 mod config;
 mod container;
 mod containers;
+mod devices;
 mod engine;
 mod error;
 mod images;

@@ -2,15 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
+use container_core::seccomp::{Host, Profile};
 use container_core::{capability, defaults};
 use container_image::RunConfig as ImageDefaults;
 use oci_spec::runtime::{
-    LinuxCpu, LinuxIdMapping, LinuxIdMappingBuilder, LinuxMemory, LinuxNamespace,
-    LinuxNamespaceType, LinuxPids, LinuxResources, Mount, PosixRlimitBuilder, PosixRlimitType,
-    Spec,
+    LinuxCpu, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxIdMapping,
+    LinuxIdMappingBuilder, LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxPids,
+    LinuxResources, Mount, PosixRlimitBuilder, PosixRlimitType, Spec,
 };
 
-use crate::config::RunConfig;
+use crate::config::{NamespaceMode, RunConfig, Seccomp};
 use crate::lower::Doing;
 use crate::{Error, ErrorKind, Result};
 
@@ -33,6 +34,10 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) host_network: bool,
     /// The mask of the capabilities that this program has.
     pub(crate) capabilities: u64,
+    /// What a privileged container gets.
+    pub(crate) devices: Vec<LinuxDevice>,
+    /// The files of the namespaces of other containers that it is to join.
+    pub(crate) joined: Vec<(LinuxNamespaceType, PathBuf)>,
     /// The user and group to map as root, for a plain user.
     pub(crate) map_root_to: Option<(u32, u32)>,
 }
@@ -47,9 +52,9 @@ pub(crate) fn spec(
     surroundings: &Surroundings<'_>,
 ) -> Result<Spec> {
     let mut spec = defaults::default_spec();
-    let hostname = config.hostname.clone();
     let short_id = surroundings.id.get(..12).unwrap_or(surroundings.id);
-    spec.set_hostname(Some(hostname.unwrap_or_else(|| short_id.to_owned())));
+    let own_name = (config.uts == NamespaceMode::Private).then(|| short_id.to_owned());
+    spec.set_hostname(config.hostname.clone().or(own_name));
     set_root(&mut spec, config, surroundings);
     set_process(&mut spec, image, config)?;
     set_mounts(&mut spec, config, surroundings);
@@ -58,7 +63,21 @@ pub(crate) fn spec(
     if config.hardened {
         defaults::hardened(&mut spec);
     }
+    set_seccomp(&mut spec, config)?;
     Ok(spec)
+}
+
+/// The filter that the caller wants, if it is one of the caller's own.
+///
+/// # Errors
+/// `InvalidInput` (`InvalidProfile`).
+pub(crate) fn seccomp(config: &RunConfig) -> Result<Option<Profile>> {
+    match &config.seccomp {
+        Seccomp::Profile(json) => Profile::parse(json.as_bytes())
+            .map(Some)
+            .doing(|| "read the seccomp profile".into()),
+        Seccomp::Default | Seccomp::Unconfined => Ok(None),
+    }
 }
 
 /// What is executed: the entry point with the command as its arguments.
@@ -139,6 +158,20 @@ fn limit_type(name: &str) -> Result<PosixRlimitType> {
 
 fn set_mounts(spec: &mut Spec, config: &RunConfig, surroundings: &Surroundings<'_>) {
     let mut mounts = spec.mounts().clone().unwrap_or_default();
+    if config.ipc == NamespaceMode::Host {
+        // POSIX shared memory and semaphores are files there.
+        let shm = Path::new("/dev/shm");
+        mounts.retain(|mount| mount.destination() != shm);
+        mounts.push(bind(shm, shm, &["rw", "nosuid", "nodev", "noexec"]));
+    }
+    if config.privileged {
+        for options in mounts
+            .iter_mut()
+            .filter_map(|mount| mount.options_mut().as_mut())
+        {
+            options.retain(|option| option != "ro");
+        }
+    }
     for file in ["hostname", "hosts", "resolv.conf"] {
         let target = Path::new("/etc").join(file);
         // The caller's own file wins.
@@ -193,12 +226,27 @@ fn set_linux(spec: &mut Spec, config: &RunConfig, surroundings: &Surroundings<'_
             *range = "0 0".into();
         }
     }
+    for (kind, mode) in [
+        (LinuxNamespaceType::Ipc, &config.ipc),
+        (LinuxNamespaceType::Pid, &config.pid),
+        (LinuxNamespaceType::Uts, &config.uts),
+    ] {
+        if *mode == NamespaceMode::Host {
+            namespaces.retain(|namespace| namespace.typ() != kind);
+        }
+    }
+    for (kind, path) in &surroundings.joined {
+        for namespace in namespaces.iter_mut().filter(|other| other.typ() == *kind) {
+            namespace.set_path(Some(path.clone()));
+        }
+    }
     linux.set_namespaces(Some(namespaces));
     let limits = linux.resources().clone().unwrap_or_default();
     linux.set_resources(Some(resources(limits, config, surroundings)));
     if config.privileged {
         linux.set_masked_paths(None);
         linux.set_readonly_paths(None);
+        linux.set_devices(Some(surroundings.devices.clone()));
     }
     spec.set_linux(Some(linux));
     Ok(())
@@ -255,6 +303,12 @@ fn resources(
     }
     if surroundings.map_root_to.is_some() {
         resources.set_devices(None);
+    } else if config.privileged {
+        let mut all = LinuxDeviceCgroup::default();
+        all.set_allow(true);
+        all.set_typ(Some(LinuxDeviceType::A));
+        all.set_access(Some("rwm".into()));
+        resources.set_devices(Some(vec![all]));
     }
     resources
 }
@@ -273,11 +327,26 @@ fn set_capabilities(
         .doing(|| "choose capabilities".into())?;
     // What this program lacks itself it cannot give, and `ALL` means all that it can.
     defaults::set_capabilities(spec, mask & surroundings.capabilities);
-    if config.privileged {
-        let mut linux = spec.linux().clone().unwrap_or_default();
-        linux.set_seccomp(None);
-        spec.set_linux(Some(linux));
-    }
+    Ok(())
+}
+
+/// Puts another filter in the place of the default, which the spec has.
+fn set_seccomp(spec: &mut Spec, config: &RunConfig) -> Result<()> {
+    let filter = match (seccomp(config)?, &config.seccomp) {
+        (Some(profile), _) => {
+            let process = spec.process().as_ref();
+            let sets = process.and_then(|process| process.capabilities().as_ref());
+            let bounding = sets.and_then(|sets| sets.bounding().as_ref());
+            let host = Host::current(bounding.map_or(0, capability::mask));
+            let filter = profile.expand(&host);
+            Some(filter.doing(|| "expand the seccomp profile".into())?)
+        }
+        (None, Seccomp::Default) if !config.privileged => return Ok(()),
+        (None, _) => None,
+    };
+    let mut linux = spec.linux().clone().unwrap_or_default();
+    linux.set_seccomp(filter);
+    spec.set_linux(Some(linux));
     Ok(())
 }
 

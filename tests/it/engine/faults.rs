@@ -92,6 +92,8 @@ fn privileged_a_registry_that_lies_is_found_out() {
                 "{fault:?}: {}",
                 error.report()
             );
+            let difference = error.wanted().is_some() && error.found().is_some();
+            assert_eq!(difference, kind == ErrorKind::Integrity, "{fault:?}");
         }
     });
 }

@@ -5,14 +5,16 @@ mod debian;
 mod faults;
 mod limits;
 mod network;
+mod pull;
 mod quickstart;
 mod rootless;
 mod run;
+mod security;
 mod store;
 
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use container_engine::container_image::server::{Server, ServerOptions};
@@ -54,8 +56,13 @@ pub(crate) fn ground(place: &Place) -> Option<Ground> {
 /// A registry in this process that has a busybox image of this name.
 pub(crate) fn serve_busybox(dir: &Path) -> Option<(Server, String)> {
     let layout = busybox_layout(&dir.join("layout"))?;
+    Some(serve(&layout, "busybox"))
+}
+
+/// A registry in this process that has the image of `layout` as `repository:latest`.
+pub(crate) fn serve(layout: &Path, repository: &str) -> (Server, String) {
     let server = Server::start(ServerOptions::default()).expect("serve");
-    let name = format!("{}/busybox:latest", server.address());
+    let name = format!("{}/{repository}:latest", server.address());
     let store = Store::open(layout).expect("open the layout");
     let stored = store.images().expect("list the layout").remove(0);
     let image = store.image(&stored).expect("open the image");
@@ -65,7 +72,24 @@ pub(crate) fn serve_busybox(dir: &Path) -> Option<(Server, String)> {
         &PushOptions::default(),
     )
     .expect("push");
-    Some((server, name))
+    (server, name)
+}
+
+/// An example, which cargo builds along with the tests.
+pub(crate) fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("this program");
+    let program = test
+        .ancestors()
+        .nth(2)
+        .expect("two directories up")
+        .join("examples")
+        .join(name);
+    assert!(
+        program.exists(),
+        "{} is missing: run `cargo build --examples` with the profile of the tests",
+        program.display()
+    );
+    program
 }
 
 /// The engine of this test.
