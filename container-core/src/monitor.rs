@@ -135,13 +135,16 @@ fn clone_init(alone: SingleThreaded, plan: &Plan, slots: &[OwnedFd]) -> Result<I
     let (report, report_end) = pipe()?;
     let (gate_end, gate) = pipe()?;
     let slot = |slot: Option<Slot>| slot.and_then(|slot| slots.get(usize::from(slot.0)));
-    if let Some(namespace) = slot(plan.pid_namespace) {
-        sys::setns(namespace.as_fd(), libc::CLONE_NEWPID.unsigned_abs())
-            .doing("join the PID namespace")?;
-    }
+    let pid_namespace = slot(plan.pid_namespace).map(AsFd::as_fd);
     let cgroup = slot(plan.cgroup).map(AsFd::as_fd);
     let prepared = Prepared::new(plan, slots);
-    let cloned = sys::clone3(alone, plan.flags, cgroup).doing("clone the first process")?;
+    let cloned = match slot(plan.user_namespace) {
+        Some(user) => clone_in(alone, plan.flags, cgroup, pid_namespace, user.as_fd())?,
+        None => {
+            join_pid_namespace(pid_namespace).doing("join the PID namespace")?;
+            sys::clone3(alone, plan.flags, cgroup).doing("clone the first process")?
+        }
+    };
     let Cloned::Parent { pid, pidfd } = cloned else {
         drop((report, gate));
         prepared.walk(report_end.as_fd(), gate_end.as_fd());
@@ -156,6 +159,63 @@ fn clone_init(alone: SingleThreaded, plan: &Plan, slots: &[OwnedFd]) -> Result<I
         return Err(failure);
     }
     Ok(init)
+}
+
+/// Clones the process in the user namespace `user`, which owns all that are made with the process.
+///
+/// A child does this and ends: there is no way back from a user namespace. What it clones is a
+/// child of the monitor.
+fn clone_in(
+    alone: SingleThreaded,
+    flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    pid_namespace: Option<BorrowedFd<'_>>,
+    user: BorrowedFd<'_>,
+) -> Result<Cloned, Failure> {
+    let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+    let (read_end, write_end) = pipe.doing("make a pipe")?;
+    // The group is inherited: in the namespace nobody may enter it.
+    let helper = match sys::clone3(alone, 0, cgroup).doing("fork")? {
+        Cloned::Parent { pidfd, .. } => pidfd,
+        Cloned::Child => {
+            let cloned = join_pid_namespace(pid_namespace)
+                .and_then(|()| sys::setns(user, libc::CLONE_NEWUSER.unsigned_abs()))
+                .and_then(|()| sys::clone3(alone, flags | libc::CLONE_PARENT as u64, None));
+            let answer = match cloned {
+                Ok(Cloned::Child) => return Ok(Cloned::Child),
+                Ok(Cloned::Parent { pid, .. }) => pid,
+                Err(errno) => -errno.raw_os_error(),
+            };
+            let _ = rustix::io::write(&write_end, &answer.to_ne_bytes());
+            sys::exit_now(0)
+        }
+    };
+    drop(write_end);
+    let mut answer = [0; size_of::<i32>()];
+    let read = rustix::io::read(&read_end, &mut answer);
+    wait(&helper)?;
+    let pid = match (read, i32::from_ne_bytes(answer)) {
+        (Ok(4), pid @ 1..) => pid,
+        (Ok(4), errno) => {
+            let errno = Errno::from_raw_os_error(-errno);
+            return Err(errno).doing("clone the first process in the user namespace");
+        }
+        _ => return Err(Errno::PIPE).doing("clone the first process in the user namespace"),
+    };
+    // It is a child of ours: until it is waited for, the number is its own.
+    let pidfd = process::Pid::from_raw(pid)
+        .ok_or(Errno::SRCH)
+        .and_then(|pid| process::pidfd_open(pid, process::PidfdFlags::empty()))
+        .doing("open the first process")?;
+    Ok(Cloned::Parent { pid, pidfd })
+}
+
+/// Enters the namespace for what is cloned from now on.
+fn join_pid_namespace(namespace: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+    match namespace {
+        Some(namespace) => sys::setns(namespace, libc::CLONE_NEWPID.unsigned_abs()),
+        None => Ok(()),
+    }
 }
 
 /// What only the parent may do to the new process.
@@ -341,6 +401,7 @@ mod tests {
         let plan = Plan {
             flags: 1,
             pid_namespace: None,
+            user_namespace: None,
             cgroup: None,
             id_maps: None,
             oom_score_adj: Some(-3),

@@ -170,6 +170,8 @@ impl Walker<'_> {
     fn take(&mut self, step: &Step) -> Walk {
         match step {
             Step::AwaitIdMaps => self.await_id_maps(),
+            Step::BecomeRoot => become_root(),
+            Step::NewTimeNamespace { offsets } => new_time_namespace(offsets),
             Step::ParentDeathSignal => {
                 process::set_parent_process_death_signal(Some(Signal::KILL)).at(Call::Prctl)
             }
@@ -177,9 +179,7 @@ impl Walker<'_> {
             Step::JoinCgroup { group } => io::write(self.prepared.descriptor(*group)?, b"0")
                 .at(Call::Write)
                 .map(drop),
-            Step::JoinNamespace { namespace, flag } => {
-                sys::setns(self.prepared.descriptor(*namespace)?, *flag).at(Call::Setns)
-            }
+            Step::JoinNamespace { namespace, flag } => self.join(*namespace, *flag),
             Step::NewCgroupNamespace => sys::unshare(libc::CLONE_NEWCGROUP).at(Call::Unshare),
             Step::NewKeyring => match sys::join_session_keyring() {
                 Err(Errno::NOSYS) => Ok(()),
@@ -260,8 +260,16 @@ impl Walker<'_> {
 
     fn await_id_maps(&mut self) -> Walk {
         await_byte(self.gate)?;
-        sys::setresgid(0).at(Call::Setgid)?;
-        sys::setresuid(0).at(Call::Setuid)
+        become_root()
+    }
+
+    fn join(&mut self, namespace: Slot, flag: u32) -> Walk {
+        sys::setns(self.prepared.descriptor(namespace)?, flag).at(Call::Setns)?;
+        if flag == libc::CLONE_NEWNS.unsigned_abs() {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            self.root = Some(fs::openat(CWD, c"/", flags, Mode::empty()).at(Call::Open)?);
+        }
+        Ok(())
     }
 
     fn root(&self) -> Walk<BorrowedFd<'_>> {
@@ -557,6 +565,30 @@ impl Walker<'_> {
         }
         Err(outcome).at(Call::Execve)
     }
+}
+
+fn become_root() -> Walk {
+    sys::setresgid(0).at(Call::Setgid)?;
+    sys::setresuid(0).at(Call::Setuid)
+}
+
+fn new_time_namespace(offsets: &CStr) -> Walk {
+    // Only what is born later is in it, unless it is entered.
+    sys::unshare(libc::CLONE_NEWTIME).at(Call::Unshare)?;
+    if !offsets.is_empty() {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = fs::openat(CWD, c"/proc/self/timens_offsets", flags, Mode::empty());
+        io::write(file.at(Call::Open)?, offsets.to_bytes()).at(Call::Write)?;
+    }
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let made = fs::openat(
+        CWD,
+        c"/proc/self/ns/time_for_children",
+        flags,
+        Mode::empty(),
+    );
+    let flag = libc::CLONE_NEWTIME.unsigned_abs();
+    sys::setns(made.at(Call::Open)?.as_fd(), flag).at(Call::Setns)
 }
 
 /// Blocks until `gate` gives a byte; its end means that whoever holds it has gone.

@@ -63,6 +63,7 @@ pub(super) struct Compiler<'a> {
     slots: Vec<SlotKind>,
     flags: u64,
     pid_namespace: Option<Slot>,
+    user_namespace: Option<Slot>,
     kept: Vec<Keep>,
     id_maps: Option<IdMaps>,
 }
@@ -118,6 +119,7 @@ impl<'a> Compiler<'a> {
             slots: Vec::new(),
             flags: sys::CLONE_CLEAR_SIGHAND,
             pid_namespace: None,
+            user_namespace: None,
             kept: Vec::new(),
             id_maps: None,
         }
@@ -130,12 +132,18 @@ impl<'a> Compiler<'a> {
         let stdio = [0, 1, 2].map(|stream| self.slot(SlotKind::Stdio(stream)));
         let cgroup = self.enter(linux)?;
         self.name_host()?;
-        self.mount_all(linux)?;
-        self.steps.push(Step::PivotRoot);
+        if self.flags & libc::CLONE_NEWNS as u64 != 0 {
+            self.mount_all(linux)?;
+            self.steps.push(Step::PivotRoot);
+        } else {
+            self.refuse_mounts(linux)?;
+            self.set_sysctls(linux)?;
+        }
         self.confine(process, stdio)?;
         Ok(Plan {
             flags: self.flags,
             pid_namespace: self.pid_namespace,
+            user_namespace: self.user_namespace,
             cgroup,
             id_maps: self.id_maps,
             oom_score_adj: process.oom_score_adj(),
@@ -201,10 +209,6 @@ impl<'a> Compiler<'a> {
                 linux.is_some_and(|l| l.personality().is_some()),
             ),
             (
-                "linux.timeOffsets",
-                linux.is_some_and(|l| has_any(l.time_offsets())),
-            ),
-            (
                 "linux.netDevices",
                 linux.is_some_and(|l| has_any(l.net_devices())),
             ),
@@ -219,16 +223,13 @@ impl<'a> Compiler<'a> {
     /// cgroup v2 group.
     fn enter(&mut self, linux: &Linux) -> Result<Option<Slot>> {
         let namespaces = linux.namespaces().as_deref().unwrap_or_default();
-        if !namespaces
-            .iter()
-            .any(|n| n.typ() == LinuxNamespaceType::Mount)
-        {
-            let what = "a container without a mount namespace of its own";
-            return Err(unsupported(what));
-        }
         let mut joins = Vec::new();
         for namespace in namespaces {
             self.enter_namespace(namespace, &mut joins)?;
+        }
+        self.make_time_namespace(linux)?;
+        if self.user_namespace.is_some() {
+            self.steps.push(Step::BecomeRoot);
         }
         if self.flags & libc::CLONE_NEWUSER as u64 != 0 {
             self.id_maps = Some(id_maps(linux)?);
@@ -239,8 +240,8 @@ impl<'a> Compiler<'a> {
             let group = self.slot(SlotKind::CgroupJoin);
             self.steps.push(Step::JoinCgroup { group });
         }
-        // A user namespace first: it decides what may be done to the others.
-        joins.sort_by_key(|(flag, _)| *flag != libc::CLONE_NEWUSER);
+        // A mount namespace last: its owner may not be that of the others.
+        joins.sort_by_key(|(flag, _)| *flag == libc::CLONE_NEWNS);
         for (flag, namespace) in joins {
             let flag = flag.unsigned_abs();
             self.steps.push(Step::JoinNamespace { namespace, flag });
@@ -273,23 +274,88 @@ impl<'a> Compiler<'a> {
             LinuxNamespaceType::User => libc::CLONE_NEWUSER,
             LinuxNamespaceType::Pid => libc::CLONE_NEWPID,
             LinuxNamespaceType::Network => libc::CLONE_NEWNET,
-            LinuxNamespaceType::Time => return Err(unsupported("a time namespace")),
+            LinuxNamespaceType::Time => libc::CLONE_NEWTIME,
         };
         let Some(path) = namespace.path() else {
-            if flag != libc::CLONE_NEWCGROUP {
+            // These two are made by steps of their own.
+            if flag != libc::CLONE_NEWCGROUP && flag != libc::CLONE_NEWTIME {
                 self.flags |= u64::from(flag.unsigned_abs());
             }
             return Ok(());
         };
         let slot = self.slot(SlotKind::Namespace(text(path)?));
         match flag {
-            // The root file system is mounted here, in the mount namespace that we make.
-            libc::CLONE_NEWNS => return Err(unsupported("joining a mount namespace")),
             // Only children can be in another PID namespace: the monitor enters it for us.
             libc::CLONE_NEWPID => self.pid_namespace = Some(slot),
+            // It has to own all new ones, so that it is entered before these are made.
+            libc::CLONE_NEWUSER => self.user_namespace = Some(slot),
             _ => joins.push((flag, slot)),
         }
         Ok(())
+    }
+
+    fn make_time_namespace(&mut self, linux: &Linux) -> Result<()> {
+        let namespaces = linux.namespaces().as_deref().unwrap_or_default();
+        let own = find(namespaces, LinuxNamespaceType::Time).is_some_and(|n| n.path().is_none());
+        let mut clocks: Vec<_> = linux.time_offsets().iter().flatten().collect();
+        clocks.sort_by_key(|(clock, _)| *clock);
+        if !own {
+            if clocks.is_empty() {
+                return Ok(());
+            }
+            let what = "linux.timeOffsets is set without a time namespace of its own";
+            return Err(Error::invalid("InvalidSpec", what));
+        }
+        let mut offsets = String::new();
+        for (clock, offset) in clocks {
+            let (seconds, nanoseconds) =
+                (offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0));
+            if !matches!(clock.as_str(), "monotonic" | "boottime") || nanoseconds >= 1_000_000_000 {
+                let what = format!(
+                    "linux.timeOffsets moves {clock:?} by {seconds} s and {nanoseconds} ns"
+                );
+                return Err(Error::invalid("InvalidSpec", what));
+            }
+            offsets.push_str(&format!("{clock} {seconds} {nanoseconds}\n"));
+        }
+        let offsets = c_string("linux.timeOffsets", offsets)?;
+        self.steps.push(Step::NewTimeNamespace { offsets });
+        Ok(())
+    }
+
+    /// Whether the process is in a user namespace that is not ours.
+    fn has_user_namespace(&self) -> bool {
+        self.id_maps.is_some() || self.user_namespace.is_some()
+    }
+
+    /// Another one's mount namespace is used as it is: what would change it is refused, and so is,
+    /// in the host's, a root that would not be one.
+    fn refuse_mounts(&self, linux: &Linux) -> Result<()> {
+        let namespaces = linux.namespaces().as_deref().unwrap_or_default();
+        let joined = find(namespaces, LinuxNamespaceType::Mount).is_some();
+        let root = self.spec.root().as_ref();
+        let fields = [
+            (
+                "root",
+                root.is_some_and(|root| !joined || root.readonly() == Some(true)),
+            ),
+            ("mounts", has_any(self.spec.mounts())),
+            ("root_mounts", !self.options.root_mounts.is_empty()),
+            ("linux.devices", has_any(linux.devices())),
+            ("linux.readonlyPaths", has_any(linux.readonly_paths())),
+            ("linux.maskedPaths", has_any(linux.masked_paths())),
+            (
+                "linux.rootfsPropagation",
+                is_set(linux.rootfs_propagation()),
+            ),
+        ];
+        match fields.into_iter().find(|(_, set)| *set) {
+            Some((field, _)) => {
+                let what = format!("{field} without a mount namespace of its own");
+                Err(unsupported(&what))
+            }
+            None => Ok(()),
+        }
     }
 
     fn name_host(&mut self) -> Result<()> {
@@ -447,7 +513,7 @@ impl<'a> Compiler<'a> {
 
     /// A single-id map has no `tty` group for the devpts default `gid=5`.
     fn drop_unmapped(&self, kind: &str, options: &mut Options) {
-        if kind != "devpts" || self.id_maps.is_none() {
+        if kind != "devpts" || !self.has_user_namespace() {
             return;
         }
         let linux = self.spec.linux().as_ref();
@@ -469,7 +535,7 @@ impl<'a> Compiler<'a> {
             return Ok(());
         }
         // Not in a user namespace: version 1 is the host's alone, version 2 where it is delegated.
-        let optional = self.id_maps.is_some();
+        let optional = self.has_user_namespace();
         let attributes = u32::try_from(options.attributes.set).unwrap_or(u32::MAX);
         let mut mount =
             |target: &str, kind: &str, parameters: Vec<(CString, Option<CString>)>, attributes| {
@@ -575,9 +641,9 @@ impl<'a> Compiler<'a> {
         mode: u32,
         (uid, gid): (u32, u32),
     ) -> Result<()> {
-        let bind = match self.id_maps {
-            Some(_) => Some(c_string("device", path.as_os_str().to_owned())?),
-            None => None,
+        let bind = match self.has_user_namespace() {
+            true => Some(c_string("device", path.as_os_str().to_owned())?),
+            false => None,
         };
         let place = self.place(path)?;
         self.steps.push(Step::MakeDevice(Device {

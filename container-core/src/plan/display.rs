@@ -28,10 +28,10 @@ impl Display for Plan {
             .map(|(_, name)| *name)
             .collect();
         writeln!(f, "clone into new namespaces: {}", new.join(" "))?;
-        if let Some(slot) = self.pid_namespace {
-            writeln!(f, "born in {}", Named(self, slot))?;
-        }
-        if let Some(slot) = self.cgroup {
+        for slot in [self.pid_namespace, self.user_namespace, self.cgroup]
+            .into_iter()
+            .flatten()
+        {
             writeln!(f, "born in {}", Named(self, slot))?;
         }
         if let Some(maps) = &self.id_maps {
@@ -81,6 +81,13 @@ impl Display for Step {
         match self {
             Self::AwaitIdMaps => {
                 f.write_str("wait for the id maps, become root of the user namespace")
+            }
+            Self::BecomeRoot => f.write_str("become root of the user namespace"),
+            Self::NewTimeNamespace { offsets } => {
+                f.write_str("make a time namespace")?;
+                let offsets = offsets.to_string_lossy();
+                let mut lines = offsets.lines();
+                lines.try_for_each(|line| write!(f, ", {line}"))
             }
             Self::ParentDeathSignal => f.write_str("die with the monitor"),
             Self::NewSession => f.write_str("start a session"),

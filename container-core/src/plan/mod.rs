@@ -29,6 +29,8 @@ pub struct Plan {
     pub(crate) flags: u64,
     /// The PID namespace that the process is born into, where it is neither new nor ours.
     pub(crate) pid_namespace: Option<step::Slot>,
+    /// The user namespace that the process is born into, where it is neither new nor ours.
+    pub(crate) user_namespace: Option<step::Slot>,
     /// The cgroup v2 group that the process is born into.
     pub(crate) cgroup: Option<step::Slot>,
     pub(crate) id_maps: Option<IdMaps>,

@@ -34,6 +34,15 @@ pub(crate) enum SlotKind {
 pub(crate) enum Step {
     /// Waits until the parent wrote the id maps of the new user namespace, then becomes its root.
     AwaitIdMaps,
+    /// Becomes root of the user namespace that the process was born into.
+    BecomeRoot,
+    /// Makes a time namespace with these clock offsets, and enters it.
+    ///
+    /// Comes first: with its user a process may lose the right to its own files in `/proc`.
+    NewTimeNamespace {
+        /// The content of `/proc/self/timens_offsets`.
+        offsets: CString,
+    },
     /// Dies with the monitor.
     ParentDeathSignal,
     /// Starts a session without a controlling terminal.

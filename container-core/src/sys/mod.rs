@@ -93,10 +93,12 @@ pub(crate) fn clone3(
     cgroup: Option<BorrowedFd<'_>>,
 ) -> Result<Cloned, Errno> {
     let mut pidfd: RawFd = -1;
+    // A sibling of its cloner has the signal of the cloner itself, and may not name another.
+    let sibling = flags & libc::CLONE_PARENT as u64 != 0;
     let mut args = CloneArgs {
         flags: flags | libc::CLONE_PIDFD as u64,
         pidfd: &raw mut pidfd as u64,
-        exit_signal: libc::SIGCHLD as u64,
+        exit_signal: if sibling { 0 } else { libc::SIGCHLD as u64 },
         ..CloneArgs::default()
     };
     if let Some(cgroup) = cgroup {

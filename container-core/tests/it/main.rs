@@ -4,6 +4,7 @@ mod cgroup;
 mod contract;
 mod namespaces;
 mod plan;
+mod rows;
 mod start;
 mod support;
 mod threats;

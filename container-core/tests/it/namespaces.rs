@@ -189,7 +189,7 @@ fn privileged_processes_of_the_host_are_unseen() {
 }
 
 /// Puts the container in a new user namespace with these maps of users and groups.
-fn add_user_namespace(spec: &mut Spec, uid: u32, gid: u32, size: u32) {
+pub(crate) fn add_user_namespace(spec: &mut Spec, uid: u32, gid: u32, size: u32) {
     edit_linux(spec, |linux| {
         let mut namespace = LinuxNamespace::default();
         namespace.set_typ(LinuxNamespaceType::User);

@@ -202,10 +202,6 @@ fn unsupported_fields_are_named() {
         ),
         ("/linux/intelRdt", json!({"closID": "guaranteed"})),
         ("/linux/personality", json!({"domain": "LINUX32"})),
-        (
-            "/linux/timeOffsets",
-            json!({"monotonic": {"secs": 1, "nanosecs": 0}}),
-        ),
     ] {
         let (parent, field) = pointer.rsplit_once('/').unwrap();
         let named = pointer.trim_start_matches('/').replace('/', ".");
@@ -215,9 +211,6 @@ fn unsupported_fields_are_named() {
     }
     refused("Unsupported", "rootfsPropagation shared", |spec| {
         spec["linux"]["rootfsPropagation"] = json!("shared");
-    });
-    refused("Unsupported", "time namespace", |spec| {
-        add_namespace(spec, json!({"type": "time"}))
     });
     refused("Unsupported", "mount namespace", |spec| {
         spec["linux"]["namespaces"] = json!([])
