@@ -178,7 +178,10 @@ fn clone_in(
     let helper = match sys::clone3(alone, 0, cgroup).doing("fork")? {
         Cloned::Parent { pidfd, .. } => pidfd,
         Cloned::Child => {
-            let cloned = join_pid_namespace(pid_namespace)
+            // Whoever has capabilities there must not get at what this process still holds.
+            let hidden = process::DumpableBehavior::NotDumpable;
+            let cloned = process::set_dumpable_behavior(hidden)
+                .and_then(|()| join_pid_namespace(pid_namespace))
                 .and_then(|()| sys::setns(user, libc::CLONE_NEWUSER.unsigned_abs()))
                 .and_then(|()| sys::clone3(alone, flags | libc::CLONE_PARENT as u64, None));
             let answer = match cloned {

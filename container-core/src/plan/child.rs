@@ -179,7 +179,9 @@ impl Walker<'_> {
             Step::JoinCgroup { group } => io::write(self.prepared.descriptor(*group)?, b"0")
                 .at(Call::Write)
                 .map(drop),
-            Step::JoinNamespace { namespace, flag } => self.join(*namespace, *flag),
+            Step::JoinNamespace { namespace, flag } => {
+                sys::setns(self.prepared.descriptor(*namespace)?, *flag).at(Call::Setns)
+            }
             Step::NewCgroupNamespace => sys::unshare(libc::CLONE_NEWCGROUP).at(Call::Unshare),
             Step::NewKeyring => match sys::join_session_keyring() {
                 Err(Errno::NOSYS) => Ok(()),
@@ -261,15 +263,6 @@ impl Walker<'_> {
     fn await_id_maps(&mut self) -> Walk {
         await_byte(self.gate)?;
         become_root()
-    }
-
-    fn join(&mut self, namespace: Slot, flag: u32) -> Walk {
-        sys::setns(self.prepared.descriptor(namespace)?, flag).at(Call::Setns)?;
-        if flag == libc::CLONE_NEWNS.unsigned_abs() {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            self.root = Some(fs::openat(CWD, c"/", flags, Mode::empty()).at(Call::Open)?);
-        }
-        Ok(())
     }
 
     fn root(&self) -> Walk<BorrowedFd<'_>> {
@@ -466,11 +459,17 @@ impl Walker<'_> {
     /// Reads the account from the root file system's own files, which may be anything.
     fn look_up_user(&mut self, user: &CStr, with_groups: bool) -> Walk {
         let [passwd, group] = &mut self.prepared.files;
-        let Some(root) = &self.root else {
-            return Err(Errno::BADF).at(Call::Verify);
+        // In another one's mount namespace no root was mounted: it is the one that is there.
+        let there;
+        let root = match &self.root {
+            Some(root) => root.as_fd(),
+            None => {
+                there = open_root()?;
+                there.as_fd()
+            }
         };
-        let passwd = read_file(root.as_fd(), c"etc/passwd", passwd)?;
-        let group = read_file(root.as_fd(), c"etc/group", group)?;
+        let passwd = read_file(root, c"etc/passwd", passwd)?;
+        let group = read_file(root, c"etc/group", group)?;
         let mut found = Found {
             uid: 0,
             gid: 0,
@@ -638,9 +637,7 @@ fn check_regular(file: &OwnedFd) -> Walk {
 fn change_directory(path: &CStr) -> Walk {
     match process::chdir(path) {
         Err(Errno::NOENT) => {
-            let root = fs::openat(CWD, c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-                .at(Call::Open)?;
-            let made = open_or_make(root.as_fd(), relative(path), Make::Directory)?;
+            let made = open_or_make(open_root()?.as_fd(), relative(path), Make::Directory)?;
             process::fchdir(&made).at(Call::Chdir)?;
         }
         result => result.at(Call::Chdir)?,
@@ -651,6 +648,10 @@ fn change_directory(path: &CStr) -> Walk {
     } else {
         Err(Errno::NOENT).at(Call::Getcwd)
     }
+}
+
+fn open_root() -> Walk<OwnedFd> {
+    fs::openat(CWD, c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).at(Call::Open)
 }
 
 /// `path` without the slash in front.

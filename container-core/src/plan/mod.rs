@@ -8,6 +8,7 @@ pub(crate) mod child;
 mod compile;
 mod display;
 mod mounts;
+mod namespaces;
 mod place;
 pub(crate) mod step;
 mod tree;
@@ -111,6 +112,9 @@ impl Plan {
     /// Compiles `spec`, whose relative paths are below `bundle`.
     ///
     /// Nothing is done to the kernel, and no file is opened.
+    ///
+    /// Each namespace that the spec lists is new or, with a path, joined; one that it does not list is
+    /// the host's. Only a new mount namespace gets a root file system and mounts.
     ///
     /// # Errors
     /// `InvalidInput` for a value that breaks its rules, `Unsupported` naming a field that is set and

@@ -179,11 +179,16 @@ fn privileged_a_user_namespace_is_new_or_joined_with_or_without_the_others() {
         for (kind, name) in NAMESPACES {
             enter(&mut spec, kind, Some(&path(name)));
         }
-        let third = start(&launcher, &spec);
+        let mut options = CreateOptions::default();
+        options.user = Some("web".into());
+        let third = launcher.create(&spec, options).unwrap();
+        third.start().unwrap();
         for (_, name) in NAMESPACES {
             let own = namespace_of(third.pid(), name);
             assert_eq!(own, namespace_of(first.pid(), name), "{name}");
         }
+        let status = fs::read_to_string(format!("/proc/{}/status", third.pid())).unwrap();
+        assert!(status.contains("Uid:\t101000\t101000\t"), "{status}");
         end(&third);
         end(&first);
     });
