@@ -241,7 +241,7 @@ fn launch(
     let joined = open_joined(engine, &record.config)?;
     let path = |file: &File| format!("/proc/self/fd/{}", file.as_raw_fd()).into();
     let surroundings = Surroundings {
-        id,
+        hostname: &hostname,
         root: engine.mount_point(),
         files,
         cgroup: engine.cgroup_path(id),
@@ -386,10 +386,14 @@ fn join_and_start(
 fn write_files(record: &Record, network: &Network, files: &Path) -> Result<String> {
     let config = &record.config;
     let short_id = record.id.get(..12).unwrap_or(&record.id);
-    let hostname = config
-        .hostname
-        .clone()
-        .unwrap_or_else(|| short_id.to_owned());
+    let hostname = match (&config.hostname, &config.uts) {
+        (Some(name), _) => name.clone(),
+        (None, NamespaceMode::Host) => rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned(),
+        (None, _) => short_id.to_owned(),
+    };
     let content = container_net::hostname(&hostname).doing(|| "write the host name".into())?;
     write_file(files, "hostname", &content)?;
     let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();

@@ -24,7 +24,7 @@ const CPU_PERIOD: u64 = 100_000;
 /// What a spec depends on beside the image and the wishes.
 #[derive(Debug)]
 pub(crate) struct Surroundings<'a> {
-    pub(crate) id: &'a str,
+    pub(crate) hostname: &'a str,
     /// The directory that the root file system is mounted over.
     pub(crate) root: PathBuf,
     /// Where `hostname`, `hosts` and `resolv.conf` lie.
@@ -52,11 +52,11 @@ pub(crate) fn spec(
     surroundings: &Surroundings<'_>,
 ) -> Result<Spec> {
     let mut spec = defaults::default_spec();
-    let short_id = surroundings.id.get(..12).unwrap_or(surroundings.id);
-    let own_name = (config.uts == NamespaceMode::Private).then(|| short_id.to_owned());
-    spec.set_hostname(config.hostname.clone().or(own_name));
+    // Whoever names a container that has the host's name is to hear of it.
+    let own_name = config.uts == NamespaceMode::Private || config.hostname.is_some();
+    spec.set_hostname(own_name.then(|| surroundings.hostname.to_owned()));
     set_root(&mut spec, config, surroundings);
-    set_process(&mut spec, image, config)?;
+    set_process(&mut spec, image, config, surroundings)?;
     set_mounts(&mut spec, config, surroundings);
     set_linux(&mut spec, config, surroundings)?;
     set_capabilities(&mut spec, config, surroundings)?;
@@ -123,11 +123,15 @@ fn set_root(spec: &mut Spec, config: &RunConfig, surroundings: &Surroundings<'_>
     spec.set_root(Some(root));
 }
 
-fn set_process(spec: &mut Spec, image: &ImageDefaults, config: &RunConfig) -> Result<()> {
-    let hostname = spec.hostname().clone().unwrap_or_default();
+fn set_process(
+    spec: &mut Spec,
+    image: &ImageDefaults,
+    config: &RunConfig,
+    surroundings: &Surroundings<'_>,
+) -> Result<()> {
     let mut process = spec.process().clone().unwrap_or_default();
     process.set_args(Some(arguments(image, config)?));
-    process.set_env(Some(environment(image, config, &hostname)));
+    process.set_env(Some(environment(image, config, surroundings.hostname)));
     let inherited = Some(&image.working_dir)
         .filter(|path| !path.is_empty())
         .map(PathBuf::from);

@@ -253,7 +253,14 @@ fn privileged_namespaces_of_the_host_and_of_others() {
             .nodename()
             .to_string_lossy()
             .into_owned();
-        assert_eq!(shell(run(&ground).uts("host"), "hostname"), name);
+        let names = "hostname; cat /etc/hostname; echo $HOSTNAME";
+        let names = shell(run(&ground).uts("host"), names);
+        assert_eq!(names, [&*name; 3].join("\n"));
+        let named = run(&ground).uts("host").hostname("box").spawn();
+        assert_eq!(
+            named.expect_err("not its own").kind(),
+            ErrorKind::InvalidInput
+        );
         let sleeper = run(&ground).name("sleeper").cmd(["sleep", "1000"]);
         let sleeper = sleeper.detach().expect("start");
         let joined = run(&ground).pid("container:sleeper");
