@@ -34,6 +34,19 @@ fn features_are_complete_and_have_tests() {
 }
 
 #[test]
+fn attacks_that_must_fail_name_tests_that_exist() {
+    let text = fs::read_to_string(root().join("THREATS.md")).expect("THREATS.md");
+    let named = text.split('`').skip(1).step_by(2);
+    let tests: Vec<_> = named.filter(|code| code.contains(".rs::")).collect();
+    assert!(tests.len() > 100, "{} tests are named", tests.len());
+    let missing: Vec<_> = tests
+        .into_iter()
+        .filter_map(|test| find_test(test).err().map(|why| format!("{test}: {why}")))
+        .collect();
+    assert!(missing.is_empty(), "THREATS.md: {missing:#?}");
+}
+
+#[test]
 fn untrue_rows_are_found() {
     let all: String = ids()
         .map(|id| format!("| {id} | something | open | |\n"))
