@@ -4,7 +4,7 @@
 //! directory as root file system; the engine on an image, which adds the layer, the records and the
 //! three files in `/etc`, without network, on a bridge, and with a published port; `runc run` and
 //! `crun run` where they are installed, with the same spec as `container-core`, and without its
-//! seccomp filter.
+//! seccomp filter; and `podman run`, with crun and no network.
 //!
 //! Everything happens in mount and network namespaces of the benchmark's own, with all files on a
 //! tmpfs. Not measured: making the image and its layer, opening the engine, starting the launcher and
@@ -66,6 +66,7 @@ fn main() -> Result<()> {
     ] {
         measure_runtime(&mut group, &ground, &root, runtime, filtered)?;
     }
+    measure_podman(&mut group, &ground, &root)?;
     group.finish();
     criterion.final_summary();
     Ok(())
@@ -157,17 +158,53 @@ fn measure_runtime(
     fs::create_dir(&bundle)?;
     fs::write(bundle.join("config.json"), serde_json::to_vec(&spec)?)?;
     let state = ground.scratch().join("runtime");
-    let run = || -> Result<()> {
-        let output = Command::new(&program)
-            .arg("--root")
-            .arg(&state)
-            .args(["run", "--bundle"])
-            .arg(&bundle)
-            .arg("bench")
-            .stdin(Stdio::null())
-            .output()?;
+    let mut command = Command::new(&program);
+    command.arg("--root").arg(&state);
+    command.args(["run", "--bundle"]).arg(&bundle).arg("bench");
+    measure_command(group, &name, command)
+}
+
+/// `podman run` on the directory `root`, with crun and without network.
+fn measure_podman(group: &mut Group<'_>, ground: &Ground, root: &Path) -> Result<()> {
+    let Some(program) = find("podman") else {
+        return Ok(());
+    };
+    let state = ground.scratch().join("podman");
+    fs::create_dir(&state)?;
+    // Its own defaults are limits that only a program with CAP_SYS_RESOURCE may set.
+    let settings = state.join("containers.conf");
+    let text = "[containers]\ndefault_ulimits = []\n[engine]\nruntime = \"crun\"\nevents_logger = \"none\"\n";
+    fs::write(&settings, text)?;
+    let mut command = Command::new(program);
+    command.env("CONTAINERS_CONF", settings);
+    for (option, directory) in [
+        ("--root", "root"),
+        ("--runroot", "run"),
+        ("--tmpdir", "tmp"),
+    ] {
+        command.arg(option).arg(state.join(directory));
+    }
+    command.args([
+        "--storage-driver",
+        "overlay",
+        "--cgroup-manager",
+        "cgroupfs",
+        "run",
+        "--rm",
+    ]);
+    command.args(["--ulimit", "host", "--network", "none"]);
+    command.arg(format!("--cgroup-parent=/{}", ground.parent()));
+    command.arg("--rootfs").arg(root).arg(PROGRAM);
+    measure_command(group, "podman", command)
+}
+
+/// A program of others, unless it does not run here.
+fn measure_command(group: &mut Group<'_>, name: &str, mut command: Command) -> Result<()> {
+    command.stdin(Stdio::null());
+    let mut run = || -> Result<()> {
+        let output = command.output()?;
         let error = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{runtime}: {error}");
+        ensure!(output.status.success(), "{name}: {error}");
         Ok(())
     };
     if let Err(error) = run() {
@@ -176,7 +213,7 @@ fn measure_runtime(
         ));
         return Ok(());
     }
-    group.bench_function(&name, |bencher| {
+    group.bench_function(name, |bencher| {
         bencher.iter(|| run().expect("the container ran before"));
     });
     Ok(())
