@@ -538,7 +538,7 @@ impl Group {
             return Ok(());
         }
         let needed = setting::v2_controllers(settings);
-        let counting = ["memory", "pids"]
+        let counting = ["cpu", "io", "memory", "pids"]
             .into_iter()
             .filter(|it| !needed.contains(it));
         let counting = counting.filter(|it| self.controllers.iter().any(|known| known == it));
@@ -550,7 +550,7 @@ impl Group {
                 write(&file, &format!("+{controller}"))?;
             }
             for controller in &counting {
-                // Nobody asked: without them nothing is counted.
+                // Nobody asked: without them nothing is counted, nor shared fairly.
                 let _ = write(&file, &format!("+{controller}"));
             }
         }

@@ -84,8 +84,8 @@ fn privileged_processes_are_limited_and_memory_is_not_unless_asked() {
         let memory = values[1].parse().unwrap_or(u64::MAX);
         assert!(memory > 1 << 62, "{values:?}");
         assert!(["1024", "100"].contains(&&*values[2]), "{values:?}");
-        // Version 2 has weights of 1 to 10000 for shares of 2 to 262144.
-        assert!(["2048", "79"].contains(&&*run(Some(2048))[2]));
+        // Version 2 has weights with 100 in place of the 1024 shares of version 1.
+        assert!(["2048", "200"].contains(&&*run(Some(2048))[2]));
     });
 }
 
