@@ -113,6 +113,8 @@ fn recover_container(
 /// Notes that the cgroup parent is ours to remove, unless it is there already: then it is the host's.
 pub(crate) fn claim_cgroup_parent(engine: &Engine) -> Result<()> {
     let claim = engine.inner().run.join(CLAIM);
+    // Others may be opening the same directories.
+    let _parent = ParentLock::exclusive(&engine.run_directory(""))?;
     if claim.exists() || matches!(cgroup_parent(engine), Ok(Some(_))) {
         return Ok(());
     }
