@@ -807,7 +807,10 @@ fn open_process(id: ProcessId) -> Result<Option<OwnedFd>> {
         Err(errno) => return Err(Error::os(format!("open process {}", id.pid), errno)),
     };
     // The descriptor holds on to whatever has the number now; that it is the one meant shows here.
-    Ok((ProcessId::of(id.pid).ok() == Some(id)).then_some(pidfd))
+    // One that has ended keeps its number until it is reaped, but not its work.
+    let is_meant = ProcessId::of(id.pid).ok() == Some(id);
+    let has_ended = readable(pidfd.as_fd(), Some(Instant::now()))?;
+    Ok((is_meant && !has_ended).then_some(pidfd))
 }
 
 fn already_started() -> Error {

@@ -144,15 +144,13 @@ impl Inner {
         )
         .map_err(failed)?;
         protocol::send(ours.as_fd(), HELLO, &[]).map_err(failed)?;
-        // Held until the process runs from it.
-        let sealed = match &self.program {
-            Some(_) => None,
-            None => Some(seal::seal()?),
-        };
-        let path = match (&self.program, &sealed) {
-            (Some(program), _) => program.clone(),
-            (None, Some(sealed)) => seal::path(sealed),
-            (None, None) => unreachable!("one of them was just made"),
+        // What is sealed is held until the process runs from it.
+        let (path, _sealed) = match &self.program {
+            Some(program) => (program.clone(), None),
+            None => {
+                let sealed = seal::seal()?;
+                (seal::path(&sealed), Some(sealed))
+            }
         };
         let mut command = Command::new(&path);
         command
