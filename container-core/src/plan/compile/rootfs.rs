@@ -1,24 +1,16 @@
-//! Compiles an OCI spec to a plan.
+//! The part of a plan that makes up the root file system.
 
 use std::ffi::CString;
-use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{
-    Linux, LinuxDevice, LinuxDeviceType, LinuxIdMapping, Mount, Process, Spec,
-};
+use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, Mount};
 use rustix::mount::MountAttrFlags;
 
-use super::mounts::{Options, bind_source, inside, new_source, overlay_source};
-use super::step::{
-    Account, Attributes, Capabilities, Device, Keep, MountSource, Place, Program, Slot, SlotKind,
-    Step,
-};
-use super::{Hierarchy, IdMaps, Plan, PlanOptions};
-use crate::{Error, ErrorKind, Result, capability, rlimit, seccomp, sys};
-
-/// The search path of a process that has none.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+use super::{Compiler, c_string, has_any, is_mapped, required, unsupported};
+use crate::plan::Hierarchy;
+use crate::plan::mounts::{Options, bind_source, inside, new_source, overlay_source};
+use crate::plan::step::{Attributes, Device, Keep, MountSource, Place, Step};
+use crate::{Error, Result};
 
 /// What a user may mount below `/proc`: files that lie about resources, as lxcfs serves them.
 const PROC_OVERRIDES: [&str; 10] = [
@@ -54,171 +46,8 @@ const DEFAULT_DEVICES: [(&str, u32, u32); 6] = [
     ("tty", 5, 0),
 ];
 
-pub(super) struct Compiler<'a> {
-    pub(super) spec: &'a Spec,
-    bundle: &'a Path,
-    pub(super) options: &'a PlanOptions,
-    pub(super) steps: Vec<Step>,
-    slots: Vec<SlotKind>,
-    pub(super) flags: u64,
-    pub(super) pid_namespace: Option<Slot>,
-    pub(super) user_namespace: Option<Slot>,
-    kept: Vec<Keep>,
-    pub(super) id_maps: Option<IdMaps>,
-}
-
-pub(super) fn c_string(what: &str, text: impl Into<CStringSource>) -> Result<CString> {
-    CString::new(text.into().0)
-        .map_err(|_| Error::invalid("NulByte", format!("{what} contains a NUL byte")))
-}
-
-/// Bytes of a string, path or slice.
-pub(super) struct CStringSource(Vec<u8>);
-
-impl From<&str> for CStringSource {
-    fn from(text: &str) -> Self {
-        Self(text.as_bytes().to_vec())
-    }
-}
-
-impl From<String> for CStringSource {
-    fn from(text: String) -> Self {
-        Self(text.into_bytes())
-    }
-}
-
-impl From<&[u8]> for CStringSource {
-    fn from(bytes: &[u8]) -> Self {
-        Self(bytes.to_vec())
-    }
-}
-
-impl From<std::ffi::OsString> for CStringSource {
-    fn from(text: std::ffi::OsString) -> Self {
-        Self(std::os::unix::ffi::OsStringExt::into_vec(text))
-    }
-}
-
-/// A field of the spec that is set and cannot be honoured.
-pub(super) fn unsupported(field: &str) -> Error {
-    Error::new(
-        ErrorKind::Unsupported,
-        "Unsupported",
-        format!("{field} is not supported"),
-    )
-}
-
-impl<'a> Compiler<'a> {
-    pub(super) fn new(spec: &'a Spec, bundle: &'a Path, options: &'a PlanOptions) -> Self {
-        Self {
-            spec,
-            bundle,
-            options,
-            steps: Vec::with_capacity(96),
-            slots: Vec::new(),
-            flags: sys::CLONE_CLEAR_SIGHAND,
-            pid_namespace: None,
-            user_namespace: None,
-            kept: Vec::new(),
-            id_maps: None,
-        }
-    }
-
-    pub(super) fn compile(mut self) -> Result<Plan> {
-        self.refuse_unsupported()?;
-        let process = required("process", self.spec.process().as_ref())?;
-        let linux = required("linux", self.spec.linux().as_ref())?;
-        let stdio = [0, 1, 2].map(|stream| self.slot(SlotKind::Stdio(stream)));
-        let cgroup = self.enter(linux)?;
-        self.name_host()?;
-        if self.flags & libc::CLONE_NEWNS as u64 != 0 {
-            self.mount_all(linux)?;
-            self.steps.push(Step::PivotRoot);
-        } else {
-            self.refuse_mounts(linux)?;
-            self.set_sysctls(linux)?;
-        }
-        self.confine(process, stdio)?;
-        Ok(Plan {
-            flags: self.flags,
-            pid_namespace: self.pid_namespace,
-            user_namespace: self.user_namespace,
-            cgroup,
-            id_maps: self.id_maps,
-            oom_score_adj: process.oom_score_adj(),
-            slots: self.slots,
-            steps: self.steps,
-        })
-    }
-
-    pub(super) fn slot(&mut self, kind: SlotKind) -> Slot {
-        self.slots.push(kind);
-        Slot(u16::try_from(self.slots.len() - 1).unwrap_or(u16::MAX))
-    }
-
-    fn refuse_unsupported(&self) -> Result<()> {
-        let hooks = self
-            .spec
-            .hooks()
-            .as_ref()
-            .is_some_and(|hooks| hooks != &Default::default());
-        let process = self.spec.process().as_ref();
-        let linux = self.spec.linux().as_ref();
-        let fields = [
-            ("hooks", hooks),
-            ("vm", self.spec.vm().is_some()),
-            (
-                "process.terminal",
-                process.is_some_and(|p| p.terminal() == Some(true)),
-            ),
-            (
-                "process.apparmorProfile",
-                process.is_some_and(|p| is_set(p.apparmor_profile())),
-            ),
-            (
-                "process.selinuxLabel",
-                process.is_some_and(|p| is_set(p.selinux_label())),
-            ),
-            (
-                "process.scheduler",
-                process.is_some_and(|p| p.scheduler().is_some()),
-            ),
-            (
-                "process.ioPriority",
-                process.is_some_and(|p| p.io_priority().is_some()),
-            ),
-            (
-                "process.execCPUAffinity",
-                process.is_some_and(|p| p.exec_cpu_affinity().is_some()),
-            ),
-            (
-                "linux.mountLabel",
-                linux.is_some_and(|l| is_set(l.mount_label())),
-            ),
-            (
-                "linux.intelRdt",
-                linux.is_some_and(|l| l.intel_rdt().is_some()),
-            ),
-            (
-                "linux.memoryPolicy",
-                linux.is_some_and(|l| l.memory_policy().is_some()),
-            ),
-            (
-                "linux.personality",
-                linux.is_some_and(|l| l.personality().is_some()),
-            ),
-            (
-                "linux.netDevices",
-                linux.is_some_and(|l| has_any(l.net_devices())),
-            ),
-        ];
-        match fields.into_iter().find(|(_, set)| *set) {
-            Some((field, _)) => Err(unsupported(field)),
-            None => Ok(()),
-        }
-    }
-
-    fn mount_all(&mut self, linux: &Linux) -> Result<()> {
+impl Compiler<'_> {
+    pub(super) fn mount_all(&mut self, linux: &Linux) -> Result<()> {
         let slave = match linux.rootfs_propagation().as_deref() {
             None | Some("" | "private" | "rprivate") => false,
             Some("slave" | "rslave") => true,
@@ -517,7 +346,7 @@ impl<'a> Compiler<'a> {
         Ok(Place { below: None, path })
     }
 
-    fn set_sysctls(&mut self, linux: &Linux) -> Result<()> {
+    pub(super) fn set_sysctls(&mut self, linux: &Linux) -> Result<()> {
         let mut sysctls: Vec<_> = linux.sysctl().iter().flatten().collect();
         sysctls.sort();
         for (name, value) in sysctls {
@@ -548,157 +377,6 @@ impl<'a> Compiler<'a> {
         }
         Ok(())
     }
-
-    /// What the process is, may do and starts: everything after the root file system is in place.
-    fn confine(&mut self, process: &Process, stdio: [Slot; 3]) -> Result<()> {
-        if let Some(user) = &self.options.user {
-            let user = c_string("user", user.as_str())?;
-            let with_groups = self.may_set_groups();
-            self.steps.push(Step::LookUpUser { user, with_groups });
-        }
-        if !process.cwd().is_absolute() {
-            let what = format!("process.cwd {:?} is not absolute", process.cwd());
-            return Err(Error::invalid("InvalidSpec", what));
-        }
-        // Without `..`, as the walk makes what is missing of it.
-        let cwd = [b"/", inside(process.cwd())?.as_bytes()].concat();
-        let cwd = c_string("process.cwd", cwd.as_slice())?;
-        self.steps.push(Step::ChangeDirectory(cwd));
-        if self
-            .spec
-            .root()
-            .as_ref()
-            .is_some_and(|root| root.readonly() == Some(true))
-        {
-            self.steps.push(Step::MakeRootReadOnly);
-        }
-        for limit in process.rlimits().iter().flatten() {
-            let (resource, soft, hard) = rlimit::checked(limit)?;
-            self.steps.push(Step::SetLimit {
-                resource,
-                soft,
-                hard,
-            });
-        }
-        let filter = self.filter()?;
-        let restricted = process.no_new_privileges() == Some(true);
-        let (early, late) = if restricted {
-            (None, filter)
-        } else {
-            (filter, None)
-        };
-        if restricted {
-            self.steps.push(Step::NoNewPrivileges);
-        }
-        self.steps.extend(early);
-        self.drop_privileges(process, stdio)?;
-        // A change of user clears it, so not earlier; whoever is orphaned before this finds the
-        // pipe to the monitor broken at the next word.
-        self.steps.push(Step::ParentDeathSignal);
-        self.steps.push(Step::SetUmask(
-            process.user().umask().unwrap_or(0o022) & 0o777,
-        ));
-        if self.options.wait_for_start {
-            let start = self.slot(SlotKind::Start);
-            self.steps.push(Step::AwaitStart { start });
-        }
-        self.steps.push(Step::SetStdio(stdio));
-        self.steps.extend(late);
-        self.steps.push(Step::Execute(self.program(process)?));
-        Ok(())
-    }
-
-    fn drop_privileges(&mut self, process: &Process, stdio: [Slot; 3]) -> Result<()> {
-        let user = process.user();
-        let fixed = self.options.user.is_none().then(|| Account {
-            uid: user.uid(),
-            gid: user.gid(),
-            groups: self
-                .may_set_groups()
-                .then(|| user.additional_gids().clone().unwrap_or_default()),
-        });
-        let sets = match process.capabilities() {
-            Some(sets) => {
-                let mask = |set: &Option<_>| set.as_ref().map_or(0, capability::mask);
-                self.steps.push(Step::LimitCapabilities {
-                    keep: mask(sets.bounding()),
-                });
-                Capabilities {
-                    effective: mask(sets.effective()),
-                    permitted: mask(sets.permitted()),
-                    inheritable: mask(sets.inheritable()),
-                    ambient: mask(sets.ambient()),
-                }
-            }
-            None => {
-                self.steps.push(Step::LimitCapabilities { keep: 0 });
-                Capabilities::default()
-            }
-        };
-        self.steps.push(Step::SetAccount { fixed, stdio });
-        self.steps.push(Step::SetCapabilities(sets));
-        Ok(())
-    }
-
-    fn may_set_groups(&self) -> bool {
-        self.id_maps
-            .as_ref()
-            .is_none_or(|maps| !maps.deny_setgroups)
-    }
-
-    fn filter(&self) -> Result<Option<Step>> {
-        let linux = self.spec.linux().as_ref();
-        let Some(profile) = linux.and_then(|linux| linux.seccomp().as_ref()) else {
-            return Ok(None);
-        };
-        let filter = seccomp::compile(profile)?;
-        Ok(Some(Step::LoadFilter {
-            instructions: filter.instructions.to_vec(),
-            flags: filter.flags,
-        }))
-    }
-
-    fn program(&self, process: &Process) -> Result<Program> {
-        let arguments = process.args().as_deref().unwrap_or_default();
-        let Some(name) = arguments.first().filter(|name| !name.is_empty()) else {
-            let what = "process.args names no command";
-            return Err(Error::invalid("NoCommand", what));
-        };
-        let environment = process.env().as_deref().unwrap_or_default();
-        let path = environment
-            .iter()
-            .rev()
-            .find_map(|entry| entry.strip_prefix("PATH="));
-        let candidates = if name.contains('/') {
-            vec![c_string("process.args", name.as_str())?]
-        } else {
-            path.unwrap_or(DEFAULT_PATH)
-                .split(':')
-                .map(|directory| {
-                    let directory = if directory.is_empty() { "." } else { directory };
-                    c_string("process.args", format!("{directory}/{name}"))
-                })
-                .collect::<Result<_>>()?
-        };
-        let strings = |what: &str, texts: &[String]| {
-            texts
-                .iter()
-                .map(|text| c_string(what, text.as_str()))
-                .collect::<Result<Vec<_>>>()
-        };
-        Ok(Program {
-            candidates,
-            arguments: strings("process.args", arguments)?,
-            environment: strings("process.env", environment)?,
-            add_home: self.options.user.is_some()
-                && !environment.iter().any(|entry| entry.starts_with("HOME=")),
-        })
-    }
-}
-
-pub(super) fn is_mapped(maps: &[LinuxIdMapping], id: u32) -> bool {
-    maps.iter()
-        .any(|map| id >= map.container_id() && id - map.container_id() < map.size())
 }
 
 /// Parameters below `kernel` that belong to an IPC namespace (`ipc_namespaces(7)`).
@@ -709,32 +387,9 @@ fn is_ipc_sysctl(name: &str) -> bool {
     )
 }
 
-fn required<'s, T>(field: &str, value: Option<&'s T>) -> Result<&'s T> {
-    value.ok_or_else(|| Error::invalid("InvalidSpec", format!("the spec has no {field}")))
-}
-
 fn invalid_mount(mount: &Mount, why: &str) -> Error {
     Error::invalid(
         "InvalidMount",
         format!("mount at {:?} {why}", mount.destination()),
     )
-}
-
-pub(super) fn text(path: &Path) -> Result<String> {
-    path.to_str()
-        .map(str::to_owned)
-        .ok_or_else(|| Error::invalid("InvalidSpec", format!("path {path:?} is not valid UTF-8")))
-}
-
-pub(super) fn is_set(text: &Option<String>) -> bool {
-    text.as_deref().is_some_and(|text| !text.is_empty())
-}
-
-pub(super) fn has_any<T: Debug>(collection: &Option<T>) -> bool
-where
-    for<'c> &'c T: IntoIterator,
-{
-    collection
-        .as_ref()
-        .is_some_and(|items| items.into_iter().next().is_some())
 }

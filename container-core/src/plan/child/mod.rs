@@ -1,0 +1,310 @@
+//! Walks a plan in the child of a clone: raw system calls only.
+//!
+//! From here to `execve` nothing allocates, locks, logs or panics. The child is a copy of the
+//! single-threaded launcher, so that this is not needed for soundness, but it keeps the walk short,
+//! and a container must not depend on the state of the heap that it was cloned from.
+
+use std::ffi::{CStr, c_char};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{self, CWD, Mode, OFlags};
+use rustix::io::{self, Errno};
+use rustix::mount::{self, MountAttrFlags, MountPropagationFlags};
+use rustix::process::{self, Signal};
+use rustix::{system, thread};
+
+use self::program::{Found, change_directory, limit_capabilities};
+use super::place::PATH_MAX;
+use super::step::{Call, Slot, Step};
+use super::{Plan, Word};
+use crate::sys::{self, MountAttr};
+use crate::user;
+
+mod program;
+mod rootfs;
+
+/// A plan with what `execve` wants: arrays of pointers, made before the clone.
+pub(crate) struct Prepared<'a> {
+    plan: &'a Plan,
+    descriptors: &'a [OwnedFd],
+    argv: Vec<*const c_char>,
+    envp: Vec<*const c_char>,
+    home: Vec<u8>,
+    /// What the user database files are read into; memory is only used once it is written to.
+    files: [Vec<u8>; 2],
+}
+
+/// Why a step failed.
+pub(super) struct Fault {
+    pub(super) call: Call,
+    pub(super) errno: Errno,
+}
+
+pub(super) type Walk<T = ()> = Result<T, Fault>;
+
+/// Names the call that an error number came from.
+pub(super) trait At<T> {
+    fn at(self, call: Call) -> Walk<T>;
+}
+
+impl<T> At<T> for Result<T, Errno> {
+    fn at(self, call: Call) -> Walk<T> {
+        self.map_err(|errno| Fault { call, errno })
+    }
+}
+
+impl<'a> Prepared<'a> {
+    /// Allocates all that the walk needs.
+    pub(crate) fn new(plan: &'a Plan, descriptors: &'a [OwnedFd]) -> Self {
+        let mut prepared = Self {
+            plan,
+            descriptors,
+            argv: Vec::new(),
+            envp: Vec::new(),
+            home: b"HOME=".to_vec(),
+            files: [Vec::new(), Vec::new()],
+        };
+        if plan
+            .steps
+            .iter()
+            .any(|step| matches!(step, Step::LookUpUser { .. }))
+        {
+            prepared.files = [vec![0; user::MAX_FILE], vec![0; user::MAX_FILE]];
+        }
+        prepared.home.resize(PATH_MAX + 8, 0);
+        if let Some(Step::Execute(program)) = plan.steps.last() {
+            prepared.argv = program.arguments.iter().map(|text| text.as_ptr()).collect();
+            prepared.envp = program
+                .environment
+                .iter()
+                .map(|text| text.as_ptr())
+                .collect();
+            if program.add_home {
+                prepared.envp.push(prepared.home.as_ptr().cast());
+            }
+        }
+        prepared.argv.push(std::ptr::null());
+        prepared.envp.push(std::ptr::null());
+        prepared
+    }
+
+    /// Walks the plan and never returns.
+    ///
+    /// `report` takes the [`Word`]s of the walk, `gate` gives one byte when the id maps are written.
+    pub(crate) fn walk(self, report: BorrowedFd<'_>, gate: BorrowedFd<'_>) -> ! {
+        process::umask(Mode::empty());
+        let mut walker = Walker {
+            prepared: self,
+            report,
+            gate,
+            root: None,
+            proc: None,
+            sys: None,
+            dev: None,
+            empty: None,
+            account: None,
+        };
+        for (number, step) in walker.prepared.plan.steps.iter().enumerate() {
+            if let Err(fault) = walker.take(step) {
+                // Nobody is left to hear of a failure here.
+                let _ = walker.tell(Word::Failed {
+                    step: u16::try_from(number).unwrap_or(u16::MAX),
+                    call: fault.call as u8,
+                    errno: fault.errno.raw_os_error(),
+                });
+                break;
+            }
+        }
+        sys::exit_now(1)
+    }
+
+    fn descriptor(&self, slot: Slot) -> Walk<BorrowedFd<'a>> {
+        match self.descriptors.get(usize::from(slot.0)) {
+            Some(descriptor) => Ok(descriptor.as_fd()),
+            None => Err(Errno::BADF).at(Call::Verify),
+        }
+    }
+}
+
+struct Walker<'a> {
+    prepared: Prepared<'a>,
+    report: BorrowedFd<'a>,
+    gate: BorrowedFd<'a>,
+    root: Option<OwnedFd>,
+    proc: Option<OwnedFd>,
+    sys: Option<OwnedFd>,
+    dev: Option<OwnedFd>,
+    /// The empty read-only directory that masks directories; made at its first use.
+    empty: Option<OwnedFd>,
+    account: Option<Found>,
+}
+
+impl Walker<'_> {
+    /// Fails if the monitor is gone; the first process of a PID namespace gets no SIGPIPE.
+    fn tell(&self, word: Word) -> Walk {
+        io::write(self.report, &word.to_bytes())
+            .at(Call::Write)
+            .map(drop)
+    }
+
+    fn take(&mut self, step: &Step) -> Walk {
+        match step {
+            Step::AwaitIdMaps => self.await_id_maps(),
+            Step::BecomeRoot => become_root(),
+            Step::NewTimeNamespace { offsets } => new_time_namespace(offsets),
+            Step::ParentDeathSignal => {
+                process::set_parent_process_death_signal(Some(Signal::KILL)).at(Call::Prctl)
+            }
+            Step::NewSession => process::setsid().at(Call::Setsid).map(drop),
+            Step::JoinCgroup { group } => io::write(self.prepared.descriptor(*group)?, b"0")
+                .at(Call::Write)
+                .map(drop),
+            Step::JoinNamespace { namespace, flag } => {
+                sys::setns(self.prepared.descriptor(*namespace)?, *flag).at(Call::Setns)
+            }
+            Step::NewCgroupNamespace => sys::unshare(libc::CLONE_NEWCGROUP).at(Call::Unshare),
+            Step::NewKeyring => match sys::join_session_keyring() {
+                Err(Errno::NOSYS) => Ok(()),
+                result => result.at(Call::Keyctl),
+            },
+            Step::RaiseLoopback => sys::raise_loopback().at(Call::Ioctl),
+            Step::SetHostname(name) => system::sethostname(name.to_bytes()).at(Call::Sethostname),
+            Step::SetDomainname(name) => {
+                system::setdomainname(name.to_bytes()).at(Call::Sethostname)
+            }
+            Step::Detach { slave } => {
+                let kind = if *slave {
+                    MountPropagationFlags::DOWNSTREAM
+                } else {
+                    MountPropagationFlags::PRIVATE
+                };
+                mount::mount_change(c"/", kind | MountPropagationFlags::REC).at(Call::Mount)
+            }
+            Step::ChangeHostDirectory(path) => process::chdir(path.as_c_str()).at(Call::Chdir),
+            Step::MountRoot { source, over } => self.mount_root(source, over),
+            Step::Mount {
+                source,
+                target,
+                attributes,
+                keep,
+                optional,
+            } => match self.mount(source, target, attributes, *keep) {
+                Err(fault) if *optional && may_lack(fault.errno) => Ok(()),
+                result => result,
+            },
+            Step::MakeDevice(device) => self.make_device(device),
+            Step::MakeSymlink { target, path } => self.make_symlink(target, path),
+            Step::WriteSysctl { name, value } => self.write_sysctl(name, value),
+            Step::Mask(place) => self.mask(place),
+            Step::MakeReadOnly(place) => self.make_read_only(place),
+            Step::LookUpUser { user, with_groups } => self.look_up_user(user, *with_groups),
+            Step::PivotRoot => self.pivot_root(),
+            Step::MakeRootReadOnly => {
+                let attr = MountAttr {
+                    attr_set: u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits()),
+                    ..MountAttr::default()
+                };
+                sys::mount_setattr(self.root()?, false, &attr).at(Call::MountSetattr)
+            }
+            Step::SetLimit {
+                resource,
+                soft,
+                hard,
+            } => sys::setrlimit(*resource, *soft, *hard).at(Call::Setrlimit),
+            Step::ChangeDirectory(path) => change_directory(path),
+            Step::NoNewPrivileges => thread::set_no_new_privs(true).at(Call::Prctl),
+            Step::LoadFilter {
+                instructions,
+                flags,
+            } => sys::seccomp_filter(instructions, *flags).at(Call::Seccomp),
+            Step::LimitCapabilities { keep } => limit_capabilities(*keep),
+            Step::SetAccount { fixed, stdio } => self.set_account(fixed.as_ref(), *stdio),
+            Step::SetCapabilities(sets) => {
+                sys::capset(sets.effective, sets.permitted, sets.inheritable).at(Call::Capset)?;
+                for capability in bits(sets.ambient) {
+                    sys::raise_ambient(capability).at(Call::Prctl)?;
+                }
+                Ok(())
+            }
+            Step::SetUmask(mask) => {
+                process::umask(Mode::from_bits_truncate(*mask));
+                Ok(())
+            }
+            Step::AwaitStart { start } => {
+                let start = self.prepared.descriptor(*start)?;
+                self.tell(Word::Waiting)?;
+                await_byte(start)
+            }
+            Step::SetStdio(slots) => self.set_stdio(*slots),
+            Step::Execute(program) => self.execute(program),
+        }
+    }
+
+    fn await_id_maps(&mut self) -> Walk {
+        await_byte(self.gate)?;
+        become_root()
+    }
+
+    fn root(&self) -> Walk<BorrowedFd<'_>> {
+        match &self.root {
+            Some(root) => Ok(root.as_fd()),
+            None => Err(Errno::BADF).at(Call::Verify),
+        }
+    }
+}
+
+fn become_root() -> Walk {
+    sys::setresgid(0).at(Call::Setgid)?;
+    sys::setresuid(0).at(Call::Setuid)
+}
+
+fn new_time_namespace(offsets: &CStr) -> Walk {
+    // Only what is born later is in it, unless it is entered.
+    sys::unshare(libc::CLONE_NEWTIME).at(Call::Unshare)?;
+    if !offsets.is_empty() {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = fs::openat(CWD, c"/proc/self/timens_offsets", flags, Mode::empty());
+        io::write(file.at(Call::Open)?, offsets.to_bytes()).at(Call::Write)?;
+    }
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let made = fs::openat(
+        CWD,
+        c"/proc/self/ns/time_for_children",
+        flags,
+        Mode::empty(),
+    );
+    let flag = libc::CLONE_NEWTIME.unsigned_abs();
+    sys::setns(made.at(Call::Open)?.as_fd(), flag).at(Call::Setns)
+}
+
+/// Blocks until `gate` gives a byte; its end means that whoever holds it has gone.
+fn await_byte(gate: BorrowedFd<'_>) -> Walk {
+    let mut byte = [0];
+    loop {
+        match io::read(gate, &mut byte) {
+            Ok(0) => return Err(Errno::PIPE).at(Call::Read),
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno).at(Call::Read),
+        }
+    }
+}
+
+/// The numbers of the bits that are set in `set`.
+fn bits(set: u64) -> impl Iterator<Item = u32> {
+    (0..64).filter(move |bit| set >> bit & 1 == 1)
+}
+
+/// Whether an error says that this host has no such thing, or does not give it to us.
+fn may_lack(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::NODEV
+            | Errno::PERM
+            | Errno::ACCESS
+            | Errno::NOENT
+            | Errno::NOSYS
+            | Errno::INVAL
+            | Errno::BUSY
+    )
+}
