@@ -240,6 +240,15 @@ impl Document {
         }))
     }
 
+    /// The exact bytes, which are what is hashed, stored and pushed.
+    #[must_use]
+    pub fn raw(&self) -> &[u8] {
+        match self {
+            Self::Manifest(manifest) => manifest.raw(),
+            Self::Index(index) => index.raw(),
+        }
+    }
+
     /// Media type, digest and size of the exact bytes.
     #[must_use]
     pub fn descriptor(&self) -> &Descriptor {

@@ -1,6 +1,7 @@
 //! Who asks: nobody, a user with a password, or the bearer of a token.
 
 use std::fmt;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
@@ -97,8 +98,30 @@ pub(super) fn may_know_credentials(registry: &Url, realm: &Url) -> bool {
     (same || hub) && (realm.https || !registry.https)
 }
 
+/// What opens a host for a while.
+pub(super) struct Authorization {
+    /// The value of the header.
+    pub(super) header: String,
+    expires: Option<Instant>,
+}
+
+impl Authorization {
+    /// One that holds for as long as the client.
+    pub(super) fn lasting(header: String) -> Self {
+        Self {
+            header,
+            expires: None,
+        }
+    }
+
+    /// Whether it still holds long enough for a request.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.expires.is_none_or(|end| Instant::now() < end)
+    }
+}
+
 /// Reads the answer of a token server.
-pub(super) fn read_token(body: &[u8]) -> Result<String> {
+pub(super) fn read_token(body: &[u8]) -> Result<Authorization> {
     let invalid = || Error::invalid("InvalidToken", "read the answer of a token server");
     let answer: Token = serde_json::from_slice(body).map_err(|_| invalid())?;
     let token = answer.token.or(answer.access_token).ok_or_else(invalid)?;
@@ -106,7 +129,13 @@ pub(super) fn read_token(body: &[u8]) -> Result<String> {
     if token.is_empty() || !token.bytes().all(legal) {
         return Err(invalid());
     }
-    Ok(token)
+    let seconds = answer.expires_in.unwrap_or(DEFAULT_TOKEN_SECONDS);
+    // Somewhat earlier, so that it does not end on the way. A day is as good as for ever.
+    let lasts = Duration::from_secs(seconds.min(86_400)).saturating_sub(TOKEN_MARGIN);
+    Ok(Authorization {
+        header: format!("Bearer {token}"),
+        expires: Some(Instant::now() + lasts),
+    })
 }
 
 /// The host behind `docker.io`.
@@ -117,7 +146,12 @@ const HUB_TOKEN_HOST: &str = "auth.docker.io";
 struct Token {
     token: Option<String>,
     access_token: Option<String>,
+    expires_in: Option<u64>,
 }
+
+/// For answers that do not tell; the least that a token server may give.
+const DEFAULT_TOKEN_SECONDS: u64 = 60;
+const TOKEN_MARGIN: Duration = Duration::from_secs(5);
 
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";

@@ -7,11 +7,13 @@
 mod auth;
 mod client;
 mod error;
+mod hosts;
 mod layers;
 mod pipe;
 mod progress;
 mod pull;
 mod push;
+mod referrer;
 mod retry;
 #[cfg(feature = "server")]
 pub mod server;
@@ -19,7 +21,7 @@ mod transport;
 mod url;
 
 pub use auth::Credentials;
-pub use client::{BlobStream, Client, ClientOptions};
+pub use client::{BlobStream, Client, ClientOptions, Names};
 pub use error::RegistryError;
 pub use layers::{LayerSink, SinkResult, UnpackTarget};
 pub use progress::{Event, Phase, Progress};

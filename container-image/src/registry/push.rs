@@ -141,34 +141,24 @@ impl Push<'_> {
             tell(Phase::ExistsRemotely, blob.size_bytes);
             return Ok(false);
         }
-        let mut source = self.sources.get(&blob.digest).map(String::as_str);
-        self.client.retry(|| {
-            let from = source.take();
-            let place = self
-                .client
-                .start_upload(self.reference, blob.digest, from)?;
-            let Some(place) = place else {
-                tell(Phase::Mounted, blob.size_bytes);
-                return Ok(false);
+        let mut open = || {
+            let reader = self.store.open_blob(blob)?;
+            let reader = Told {
+                reader,
+                reporter: self.reporter.clone(),
+                digest: blob.digest,
+                size: blob.size_bytes,
+                done: 0,
             };
-            let mut open = || {
-                let reporter = self.reporter.clone();
-                let reader = self.store.open_blob(blob)?;
-                let (digest, size) = (blob.digest, blob.size_bytes);
-                let reader = Told {
-                    reader,
-                    reporter,
-                    digest,
-                    size,
-                    done: 0,
-                };
-                Ok(Box::new(reader) as Box<dyn Read>)
-            };
-            self.client
-                .upload(self.reference, &place, blob, &mut open)?;
-            tell(Phase::Pushed, blob.size_bytes);
-            Ok(true)
-        })
+            Ok(Box::new(reader) as Box<dyn Read>)
+        };
+        let from = self.sources.get(&blob.digest).map(String::as_str);
+        let sent = self
+            .client
+            .put_blob(self.reference, blob, from, &mut open)?;
+        let phase = if sent { Phase::Pushed } else { Phase::Mounted };
+        tell(phase, blob.size_bytes);
+        Ok(sent)
     }
 }
 

@@ -70,6 +70,24 @@ impl Url {
         Self::parse(&format!("{}://{}{target}", self.scheme(), self.authority))
     }
 
+    /// What is at `path` below this URL, which ends in a slash.
+    pub(super) fn below(&self, path: &str) -> Self {
+        let target = format!("{}{path}", self.target);
+        Self {
+            target,
+            ..self.clone()
+        }
+    }
+
+    /// A query of these keys and values, with its question mark.
+    pub(super) fn query(pairs: &[(&str, &str)]) -> String {
+        let pairs: Vec<_> = pairs
+            .iter()
+            .map(|(key, value)| format!("{key}={}", escape(value)))
+            .collect();
+        format!("?{}", pairs.join("&"))
+    }
+
     /// The same URL with `key=value` added to its query.
     pub(super) fn with_query(&self, key: &str, value: &str) -> Self {
         let mark = if self.target.contains('?') { '&' } else { '?' };

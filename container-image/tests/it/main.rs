@@ -7,11 +7,13 @@
 )]
 
 mod builder;
+mod client;
 mod conformance;
 mod faults;
 mod fixture;
 mod layer;
 mod peers;
+mod programs;
 mod registry;
 mod store;
 mod tls;

@@ -1,98 +1,12 @@
 //! Other people's tools: they read what we write, and we what they write.
 
-use std::fs;
-use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
 use container_image::{Client, Reference, pull, push};
 
 use crate::fixture::*;
-
-/// Whether the program `name` is here. A missing one fails the test if `REQUIRE_PEERS` is set.
-fn has(name: &str) -> bool {
-    let found = Command::new(name)
-        .arg("--version")
-        .stdout(Stdio::null())
-        .status()
-        .is_ok();
-    if !found {
-        assert!(
-            std::env::var_os("REQUIRE_PEERS").is_none(),
-            "{name} is missing"
-        );
-        println!("skipped: {name} is not installed");
-    }
-    found
-}
-
-fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {error}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn skopeo(dir: &Path) -> Command {
-    let policy = dir.join("policy.json");
-    fs::write(
-        &policy,
-        r#"{"default":[{"type":"insecureAcceptAnything"}]}"#,
-    )
-    .unwrap();
-    let mut command = Command::new("skopeo");
-    command.arg("--policy").arg(policy);
-    command
-}
-
-/// Debian's registry on a port that the kernel chose.
-struct DockerRegistry {
-    child: Child,
-    address: String,
-}
-
-impl DockerRegistry {
-    fn start(dir: &Path) -> Self {
-        // The program cannot report a port that the kernel gave it: another one is tried if somebody
-        // else was faster.
-        for _ in 0..10 {
-            let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            let address = free.local_addr().unwrap().to_string();
-            let config = dir.join("registry.yml");
-            let root = dir.join("registry");
-            let text = format!(
-                "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n  \
-                 delete:\n    enabled: true\nhttp:\n  addr: {address}\n",
-                root.display()
-            );
-            fs::write(&config, text).unwrap();
-            drop(free);
-            let child = Command::new("docker-registry")
-                .arg("serve")
-                .arg(&config)
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            let mut registry = Self { child, address };
-            while registry.child.try_wait().unwrap().is_none() {
-                if TcpStream::connect(&registry.address).is_ok() {
-                    return registry;
-                }
-                std::thread::sleep(Duration::from_millis(20));
-            }
-        }
-        panic!("docker-registry does not start");
-    }
-}
-
-impl Drop for DockerRegistry {
-    fn drop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
+use crate::programs::*;
 
 #[test]
 fn docker_registry_takes_and_gives_our_images() {
@@ -100,7 +14,7 @@ fn docker_registry_takes_and_gives_our_images() {
         return;
     }
     let dir = temp_dir();
-    let registry = DockerRegistry::start(dir.path());
+    let registry = DockerRegistry::start(dir.path(), "");
     let reference: Reference = format!("{}/team/app:v1", registry.address).parse().unwrap();
     let store = open_store(&dir.path().join("source"));
     let archives = [

@@ -11,7 +11,8 @@ use super::files::{Draft, Files};
 use super::http::{Body, Request, Response};
 use super::{ServerOptions, lock};
 use crate::registry::auth::Credentials;
-use crate::{Digest, Document, Error, Hasher, MediaType, Reference, Result};
+use crate::registry::referrer;
+use crate::{Descriptor, Digest, Document, Error, Hasher, MediaType, Reference, Result};
 
 pub(super) struct Api {
     files: Files,
@@ -94,6 +95,12 @@ impl Api {
                 "GET" | "HEAD" => self.manifest(name, last),
                 "PUT" => self.put_manifest(request, name, last, body),
                 "DELETE" => self.delete_manifest(name, last),
+                _ => Err(BAD_METHOD),
+            };
+        }
+        if let Some(name) = rest.strip_suffix("/referrers") {
+            return match method {
+                "GET" | "HEAD" => self.referrers(request, repository(name)?, digest(last)?),
                 _ => Err(BAD_METHOD),
             };
         }
@@ -244,9 +251,37 @@ impl Api {
             let link = tag_link(name, tag(reference)?);
             self.files.put(&link, found.digest.to_string().as_bytes())?;
         }
-        Ok(Response::new(201)
+        let mut response = Response::new(201)
             .with_header("Location", format!("/v2/{name}/manifests/{}", found.digest))
-            .with_header("Docker-Content-Digest", found.digest))
+            .with_header("Docker-Content-Digest", found.digest);
+        if let Some((subject, descriptor)) = referrer::of(&raw, media_type) {
+            let link = referrer_link(name, subject, found.digest);
+            self.files
+                .put(&link, json!(descriptor).to_string().as_bytes())?;
+            response = response.with_header("OCI-Subject", subject);
+        }
+        Ok(response)
+    }
+
+    fn referrers(&self, request: &Request, name: &str, subject: Digest) -> Answer {
+        let wanted = request.query("artifactType");
+        let mut found: Vec<Descriptor> = Vec::new();
+        for key in self.files.list(&referrers_folder(name, subject))? {
+            let link = self.files.read(&key)?.unwrap_or_default();
+            if let Ok(descriptor) = serde_json::from_slice(&link) {
+                found.push(descriptor);
+            }
+        }
+        if let Some(wanted) = &wanted {
+            found.retain(|one| referrer::artifact_type(one) == Some(wanted));
+        }
+        let mut response = Response::new(200)
+            .with_header("Content-Type", MediaType::INDEX)
+            .with_body(referrer::index(&found));
+        if wanted.is_some() {
+            response = response.with_header("OCI-Filters-Applied", "artifactType");
+        }
+        Ok(response)
     }
 
     fn delete_manifest(&self, name: &str, reference: &str) -> Answer {
@@ -267,6 +302,10 @@ impl Api {
             {
                 self.files.remove(&key)?;
             }
+        }
+        let raw = self.files.read(&blob_key(digest))?.unwrap_or_default();
+        if let Some((subject, _)) = referrer::of(&raw, &MediaType::MANIFEST) {
+            self.files.remove(&referrer_link(name, subject, digest))?;
         }
         self.files.remove(&manifest_link(name, digest))?;
         Ok(Response::new(202))
@@ -502,6 +541,14 @@ fn blob_link(name: &str, digest: Digest) -> String {
 
 fn manifest_link(name: &str, digest: Digest) -> String {
     format!("repositories/{name}/_manifests/{}", digest.hex())
+}
+
+fn referrers_folder(name: &str, subject: Digest) -> String {
+    format!("repositories/{name}/_referrers/{}", subject.hex())
+}
+
+fn referrer_link(name: &str, subject: Digest, digest: Digest) -> String {
+    format!("{}/{}", referrers_folder(name, subject), digest.hex())
 }
 
 fn tag_link(name: &str, tag: &str) -> String {

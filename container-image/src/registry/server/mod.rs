@@ -11,6 +11,8 @@
 //!   repositories/<name>/_blobs/<hex>     says that the repository has the blob
 //!   repositories/<name>/_manifests/<hex> the same for a manifest; holds its media type
 //!   repositories/<name>/_tags/<tag>      holds the digest of a manifest
+//!   repositories/<name>/_referrers/<subject>/<hex>
+//!                                        says what has this subject; holds its descriptor
 //!   uploads/                             unfinished blobs
 //! ```
 //!
