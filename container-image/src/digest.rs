@@ -158,6 +158,11 @@ impl<R: Read> HashReader<R> {
         }
     }
 
+    /// The inner reader.
+    pub fn get_ref(&self) -> &R {
+        &self.inner
+    }
+
     /// The inner reader and what was hashed so far.
     pub fn into_parts(self) -> (R, Hasher) {
         (self.inner, self.hasher)

@@ -3,10 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::copy::{Chosen, Source};
 use crate::store::{BlobReader, MAX_INDEX_DEPTH};
-use crate::{
-    Descriptor, Digest, Document, Error, ErrorKind, ImageConfig, Manifest, Platform, Result, Store,
-};
+use crate::{Descriptor, Digest, Error, ErrorKind, ImageConfig, Manifest, Platform, Result, Store};
 
 /// An image in a [`Store`]. A cheap handle, to be cloned at will; it never changes.
 ///
@@ -51,22 +50,11 @@ impl Image {
         descriptor: &Descriptor,
         index_digest: Option<Digest>,
     ) -> Result<Self> {
-        let mut descriptor = descriptor.clone();
-        let mut index_digest = index_digest;
-        for _ in 0..=MAX_INDEX_DEPTH {
-            let raw = store.read(&descriptor)?;
-            match Document::parse(&raw, Some(&descriptor.media_type))? {
-                Document::Manifest(manifest) => {
-                    let config_raw = store.read(manifest.config())?;
-                    return Self::new(store, manifest, config_raw, index_digest);
-                }
-                Document::Index(index) => {
-                    index_digest.get_or_insert(index.digest());
-                    descriptor = Platform::host().choose(index.manifests())?.clone();
-                }
-            }
-        }
-        Err(too_deep(&descriptor))
+        let root = store.document(descriptor)?;
+        let chosen = Chosen::new(store, root, &Platform::host())?;
+        let config_raw = store.read(chosen.manifest.config())?;
+        let index_digest = index_digest.or(chosen.index.map(|index| index.digest()));
+        Self::new(store, chosen.manifest, config_raw, index_digest)
     }
 
     /// Puts an image together from its parts.

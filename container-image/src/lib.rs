@@ -61,6 +61,7 @@ pub use platform::Platform;
 pub use reference::Reference;
 
 mod image;
+mod layout;
 mod store;
 pub use image::{Image, Layer, chain_id};
 pub use store::{
@@ -68,6 +69,10 @@ pub use store::{
 };
 
 pub mod layer;
+
+pub mod archive;
+
+mod copy;
 
 mod builder;
 pub use builder::ImageBuilder;

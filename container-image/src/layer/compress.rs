@@ -3,8 +3,10 @@
 use std::fmt;
 use std::io::{self, BufReader, Read, Write};
 
+use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::MultiGzDecoder;
 use flate2::write::GzEncoder;
+use lzma_rust2::XzReader;
 
 use crate::store::from_io;
 use crate::{Error, ErrorKind, MediaType, Result};
@@ -39,13 +41,15 @@ impl Default for Compression {
     }
 }
 
-/// Decompresses `reader`, which is gzip, Zstandard or plain, as its first bytes tell.
+/// Decompresses `reader`, which is gzip, Zstandard, bzip2, xz or plain, as its first bytes tell.
 ///
-/// Several members or frames after one another are read as one. Blocks while `reader` does.
+/// Several members or frames after one another are read as one. Blocks while `reader` does. Memory is
+/// bounded: some hundred KiB for gzip, a few MiB for bzip2, and what the window takes for Zstandard
+/// (128 MiB at most) and xz (80 MiB at most).
 ///
 /// # Errors
 /// `UnsupportedCompression` (kind `Unsupported`), naming the format; and what `reader` fails with.
-pub fn decompress(reader: impl Read + Send + 'static) -> Result<Decompressed> {
+pub fn decompress<'a>(reader: impl Read + Send + 'a) -> Result<Decompressed<'a>> {
     let mut reader = Counted {
         inner: Box::new(reader),
         bytes: 0,
@@ -67,14 +71,25 @@ pub fn decompress(reader: impl Read + Send + 'static) -> Result<Decompressed> {
 ///
 /// Reading fails with `LimitExceeded` when the bytes are more than a thousand times those read from
 /// the source.
-pub struct Decompressed {
-    decoder: Decoder,
+pub struct Decompressed<'a> {
+    decoder: Decoder<'a>,
     /// How many plain bytes came out so far.
     produced: u64,
     ratio: u64,
 }
 
-impl Decompressed {
+impl Decompressed<'_> {
+    /// The media type of a layer that is compressed like this; `None` where OCI has none.
+    #[must_use]
+    pub fn media_type(&self) -> Option<MediaType> {
+        match self.decoder {
+            Decoder::Plain(_) => Some(MediaType::LAYER),
+            Decoder::Gzip(_) => Some(MediaType::LAYER_GZIP),
+            Decoder::Zstd(_) => Some(MediaType::LAYER_ZSTD),
+            Decoder::Bzip2(_) | Decoder::Xz(_) => None,
+        }
+    }
+
     /// Allows `ratio` times as many plain bytes as compressed ones, instead of 1000.
     #[must_use]
     pub fn limit_ratio(mut self, ratio: u64) -> Self {
@@ -83,7 +98,7 @@ impl Decompressed {
     }
 }
 
-impl Read for Decompressed {
+impl Read for Decompressed<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.decoder.read(buffer).map_err(damaged)?;
         self.produced += count as u64;
@@ -103,7 +118,7 @@ impl Read for Decompressed {
     }
 }
 
-impl fmt::Debug for Decompressed {
+impl fmt::Debug for Decompressed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Decompressed")
             .field("produced", &self.produced)
@@ -174,16 +189,18 @@ fn damaged(error: io::Error) -> io::Error {
     io::Error::other(damaged.with_source(error))
 }
 
-type Source = io::Chain<io::Cursor<Vec<u8>>, Counted>;
+type Source<'a> = io::Chain<io::Cursor<Vec<u8>>, Counted<'a>>;
 
-enum Decoder {
-    Plain(Source),
-    Gzip(Box<MultiGzDecoder<BufReader<Source>>>),
-    Zstd(Box<zstd::Decoder<'static, BufReader<Source>>>),
+enum Decoder<'a> {
+    Plain(Source<'a>),
+    Gzip(Box<MultiGzDecoder<BufReader<Source<'a>>>>),
+    Zstd(Box<zstd::Decoder<'static, BufReader<Source<'a>>>>),
+    Bzip2(Box<MultiBzDecoder<BufReader<Source<'a>>>>),
+    Xz(Box<XzReader<BufReader<Source<'a>>>>),
 }
 
-impl Decoder {
-    fn new(head: &[u8], source: Source) -> Result<Self> {
+impl<'a> Decoder<'a> {
+    fn new(head: &[u8], source: Source<'a>) -> Result<Self> {
         let unsupported = |name: &str| {
             let doing = format!("decompress a layer: {name} is not supported");
             Err(Error::new(
@@ -192,20 +209,26 @@ impl Decoder {
                 doing,
             ))
         };
+        let buffered = |source| BufReader::with_capacity(BUFFER_BYTES, source);
         match head {
             [0x1f, 0x8b, ..] => {
-                let source = BufReader::with_capacity(BUFFER_BYTES, source);
-                Ok(Self::Gzip(Box::new(MultiGzDecoder::new(source))))
+                let decoder = MultiGzDecoder::new(buffered(source));
+                Ok(Self::Gzip(Box::new(decoder)))
             }
             // A frame, or one of the frames that carry no data.
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
-                let source = BufReader::with_capacity(BUFFER_BYTES, source);
-                let decoder = zstd::Decoder::with_buffer(source)
+                let decoder = zstd::Decoder::with_buffer(buffered(source))
                     .map_err(|error| Error::os("make a zstd decoder", error))?;
                 Ok(Self::Zstd(Box::new(decoder)))
             }
-            [b'B', b'Z', b'h', b'1'..=b'9', ..] => unsupported("bzip2"),
-            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => unsupported("xz"),
+            [b'B', b'Z', b'h', b'1'..=b'9', ..] => {
+                let decoder = MultiBzDecoder::new(buffered(source));
+                Ok(Self::Bzip2(Box::new(decoder)))
+            }
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
+                let decoder = XzReader::new_mem_limit(buffered(source), true, XZ_MEMORY_KIB);
+                Ok(Self::Xz(Box::new(decoder)))
+            }
             [0x5d, 0, 0, ..] => unsupported("lzma"),
             [0x04, 0x22, 0x4d, 0x18, ..] => unsupported("lz4"),
             [b'L', b'Z', b'I', b'P', ..] => unsupported("lzip"),
@@ -220,27 +243,31 @@ impl Decoder {
             Self::Plain(source) => source,
             Self::Gzip(decoder) => decoder.get_ref().get_ref(),
             Self::Zstd(decoder) => decoder.get_ref().get_ref(),
+            Self::Bzip2(decoder) => decoder.get_ref().get_ref(),
+            Self::Xz(decoder) => decoder.inner().get_ref(),
         };
         source.get_ref().1.bytes
     }
 }
 
-impl Read for Decoder {
+impl Read for Decoder<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Plain(source) => source.read(buffer),
             Self::Gzip(decoder) => decoder.read(buffer),
             Self::Zstd(decoder) => decoder.read(buffer),
+            Self::Bzip2(decoder) => decoder.read(buffer),
+            Self::Xz(decoder) => decoder.read(buffer),
         }
     }
 }
 
-struct Counted {
-    inner: Box<dyn Read + Send>,
+struct Counted<'a> {
+    inner: Box<dyn Read + Send + 'a>,
     bytes: u64,
 }
 
-impl Read for Counted {
+impl Read for Counted<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
         self.bytes += count as u64;
@@ -252,6 +279,9 @@ impl Read for Counted {
 const MAGIC_BYTES: usize = 6;
 
 const BUFFER_BYTES: usize = 128 << 10;
+
+/// What `xz -9` needs, and some more.
+const XZ_MEMORY_KIB: u32 = 80 << 10;
 
 /// How many plain bytes there may be for each compressed one; deflate cannot go beyond 1032.
 const DEFAULT_RATIO: u64 = 1000;

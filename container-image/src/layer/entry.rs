@@ -156,7 +156,7 @@ pub(super) fn to_path(bytes: &[u8]) -> PathBuf {
 }
 
 /// The bytes of an archive's path for a message: quoted, escaped and of bounded length.
-pub(super) fn show(path: impl AsRef<[u8]>) -> String {
+pub(crate) fn show(path: impl AsRef<[u8]>) -> String {
     let path = path.as_ref();
     let head = &path[..path.len().min(MAX_SHOWN_BYTES)];
     let dots = if head.len() < path.len() { "…" } else { "" };

@@ -22,9 +22,10 @@ mod whiteout;
 mod xattr;
 
 pub use compress::{Compression, Decompressed, decompress};
-pub(crate) use entry::clean;
 pub use entry::{Entry, EntryKind, Timestamp};
+pub(crate) use entry::{clean, show};
 pub use pack::{PackOptions, Packed, Packer, pack};
+pub(crate) use reader::Reader;
 pub use unpack::{UnpackOptions, Unpacked, unpack};
 
 /// The form that deletions have in a directory.

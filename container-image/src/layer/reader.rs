@@ -15,7 +15,7 @@ use crate::store::from_io;
 use crate::{Error, ErrorKind, Result};
 
 /// Reads an archive member by member.
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     input: &'a mut dyn Read,
     buffer: Box<[u8]>,
     start: usize,
@@ -29,22 +29,22 @@ pub(super) struct Reader<'a> {
 }
 
 /// An entry with what only reading needs.
-pub(super) struct Member {
-    pub(super) entry: Entry,
+pub(crate) struct Member {
+    pub(crate) entry: Entry,
     /// Where the stored bytes of a sparse file belong, in order; `None` for plain files.
-    pub(super) segments: Option<Vec<Segment>>,
+    pub(crate) segments: Option<Vec<Segment>>,
 }
 
 /// A run of stored bytes in a sparse file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Segment {
-    pub(super) offset: u64,
-    pub(super) size: u64,
+pub(crate) struct Segment {
+    pub(crate) offset: u64,
+    pub(crate) size: u64,
 }
 
 impl<'a> Reader<'a> {
     /// A reader that fails with `LimitExceeded` after `limit` bytes.
-    pub(super) fn new(input: &'a mut dyn Read, limit: u64) -> Self {
+    pub(crate) fn new(input: &'a mut dyn Read, limit: u64) -> Self {
         let buffer = vec![0; BUFFER_BYTES].into_boxed_slice();
         Self {
             input,
@@ -59,7 +59,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next member, or `None` at the end. What was not taken of the one before is skipped.
-    pub(super) fn next(&mut self) -> Result<Option<Member>> {
+    pub(crate) fn next(&mut self) -> Result<Option<Member>> {
         let mut records = Records::default();
         let mut long_name = None;
         let mut long_link = None;
@@ -93,7 +93,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Takes up to `at_most` bytes of the contents; empty when there are no more.
-    pub(super) fn contents(&mut self, at_most: u64) -> Result<&[u8]> {
+    pub(crate) fn contents(&mut self, at_most: u64) -> Result<&[u8]> {
         let wanted = self.remaining.min(at_most);
         if wanted == 0 {
             return Ok(&[]);
@@ -110,7 +110,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads what follows the archive, to the end of the input.
-    pub(super) fn drain(&mut self) -> Result<()> {
+    pub(crate) fn drain(&mut self) -> Result<()> {
         loop {
             (self.start, self.end) = (0, 0);
             if !self.fill()? {

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::FlockOperation;
 
-use super::{Store, files};
+use super::{Lease, Store, files};
 use crate::{Descriptor, Digest, Error, ErrorKind, Hasher, MediaType, Result, json};
 
 impl Store {
@@ -66,11 +66,7 @@ impl Store {
                 size,
             ));
         }
-        let check = Check::new(blob);
-        Ok(BlobReader {
-            file,
-            check: Some(check),
-        })
+        Ok(BlobReader(Verified::new(file, blob)))
     }
 
     /// Deletes a blob, whether something needs it or not; succeeds if it is gone.
@@ -114,6 +110,15 @@ impl Ingest {
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         self.hasher.size_bytes()
+    }
+
+    /// Makes what was written a blob, whatever it is, and protects it by `lease`.
+    pub(crate) fn commit_as_is(self, media_type: MediaType, lease: &Lease) -> Result<Descriptor> {
+        let (digest, size) = (self.hasher.clone().finish(), self.size_bytes());
+        let descriptor = Descriptor::new(media_type, digest, size);
+        lease.protect(digest)?;
+        self.commit(&descriptor)?;
+        Ok(descriptor)
     }
 
     /// Makes the blob visible if it is what `want` describes. It is on disk when the call returns.
@@ -173,12 +178,29 @@ impl fmt::Debug for Ingest {
 
 /// Reads a blob and reports its end only if size and digest are right.
 #[derive(Debug)]
-pub struct BlobReader {
-    file: File,
+pub struct BlobReader(Verified<File>);
+
+impl Read for BlobReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+/// Reads bytes from anywhere and reports their end only if size and digest are right.
+#[derive(Debug)]
+pub(crate) struct Verified<R> {
+    inner: R,
     check: Option<Check>,
 }
 
-impl Read for BlobReader {
+impl<R: Read> Verified<R> {
+    pub(crate) fn new(inner: R, want: &Descriptor) -> Self {
+        let check = Some(Check::new(want));
+        Self { inner, check }
+    }
+}
+
+impl<R: Read> Read for Verified<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let Some(check) = &mut self.check else {
             return Ok(0);
@@ -186,7 +208,7 @@ impl Read for BlobReader {
         if buffer.is_empty() {
             return Ok(0);
         }
-        let count = self.file.read(buffer)?;
+        let count = self.inner.read(buffer)?;
         check.update(&buffer[..count]).map_err(io::Error::other)?;
         if count == 0
             && let Some(check) = self.check.take()

@@ -53,7 +53,17 @@ impl Store {
         self.unused()
     }
 
-    fn unused(&self) -> Result<Pruned> {
+    /// Removes those of `blobs` that no image and no lease needs.
+    pub(crate) fn sweep(&self, blobs: &[Digest]) -> Result<()> {
+        let _alone = self.lock_exclusive()?;
+        let used = self.used()?;
+        for digest in blobs.iter().filter(|digest| !used.contains(digest)) {
+            self.delete_blob(*digest)?;
+        }
+        Ok(())
+    }
+
+    fn used(&self) -> Result<HashSet<Digest>> {
         let mut used = HashSet::new();
         for image in LayoutIndex::load(self)?.images() {
             used.extend(image.index_digest);
@@ -68,6 +78,11 @@ impl Store {
                 used.extend(lines.lines().filter_map(|line| line.parse::<Digest>().ok()));
             }
         }
+        Ok(used)
+    }
+
+    fn unused(&self) -> Result<Pruned> {
+        let used = self.used()?;
         let mut unused = Pruned::default();
         for name in files::names(self.blobs())? {
             let Ok(digest) = format!("sha256:{name}").parse() else {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Store, StoredImage, files};
+use crate::layout::{INDEX_FILE, NAME_ANNOTATION};
 use crate::manifest::IndexDocument;
 use crate::{Descriptor, Digest, Error, ErrorKind, MediaType, Platform, Reference, Result, json};
 
@@ -100,20 +101,10 @@ impl LayoutIndex {
             name_of(entry).as_ref() != Some(reference)
                 && (entry.digest != manifest.digest || named(entry))
         });
-        let mut entry = Descriptor::new(
-            manifest.media_type.clone(),
-            manifest.digest,
-            manifest.size_bytes,
-        );
-        entry.platform = Some(platform.clone());
+        let mut entry = entry_of(manifest, platform, index_digest);
         entry
             .annotations
             .insert(NAME_ANNOTATION.into(), reference.to_string());
-        if let Some(digest) = index_digest {
-            entry
-                .annotations
-                .insert(INDEX_ANNOTATION.into(), digest.to_string());
-        }
         entries.push(entry);
         if let Some(mut before) = before
             && !entries.iter().any(|entry| entry.digest == before.digest)
@@ -121,6 +112,21 @@ impl LayoutIndex {
             before.annotations.remove(NAME_ANNOTATION);
             entries.push(before);
         }
+    }
+
+    /// Lists `manifest` without a name; false if it is listed already.
+    pub(super) fn keep(
+        &mut self,
+        manifest: &Descriptor,
+        platform: &Platform,
+        index_digest: Option<Digest>,
+    ) -> bool {
+        let entries = &mut self.0.manifests;
+        let listed = entries.iter().any(|entry| entry.digest == manifest.digest);
+        if !listed {
+            entries.push(entry_of(manifest, platform, index_digest));
+        }
+        !listed
     }
 
     /// Whether there was such a name.
@@ -149,9 +155,24 @@ impl LayoutIndex {
     }
 }
 
-pub(super) const INDEX_FILE: &str = "index.json";
 const OLD_FILE: &str = "index.json.old";
-const NAME_ANNOTATION: &str = "org.opencontainers.image.ref.name";
+
+/// The entry of an image, without a name.
+fn entry_of(
+    manifest: &Descriptor,
+    platform: &Platform,
+    index_digest: Option<Digest>,
+) -> Descriptor {
+    let media_type = manifest.media_type.clone();
+    let mut entry = Descriptor::new(media_type, manifest.digest, manifest.size_bytes);
+    entry.platform = Some(platform.clone());
+    if let Some(digest) = index_digest {
+        entry
+            .annotations
+            .insert(INDEX_ANNOTATION.into(), digest.to_string());
+    }
+    entry
+}
 
 /// The name of an entry. Other tools write tags alone or anything else: what is no reference is no
 /// name to us.

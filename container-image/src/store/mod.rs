@@ -38,11 +38,12 @@ use std::sync::Arc;
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
 
+use crate::layout::{self, INDEX_FILE, LAYOUT, LAYOUT_FILE};
 use crate::{Descriptor, Digest, Error, ErrorKind, Image, Reference, Result};
 use index::LayoutIndex;
 
 pub use blob::{BlobReader, Ingest};
-pub(crate) use blob::{Check, from_io};
+pub(crate) use blob::{Check, Verified, from_io};
 pub(crate) use gc::MAX_INDEX_DEPTH;
 pub use gc::Pruned;
 pub use index::INDEX_ANNOTATION;
@@ -199,6 +200,19 @@ impl Store {
         index.save(self)
     }
 
+    /// Keeps `image` without a name, until it is removed or gets one. Does nothing if it has one.
+    ///
+    /// # Errors
+    /// `BlobNotFound` if the image was removed meanwhile; `IndexDamaged`.
+    pub fn keep(&self, image: &Image) -> Result<()> {
+        let manifest = image.manifest().descriptor();
+        let _adding = self.lock_shared()?;
+        if !self.contains(manifest)? {
+            return Err(self.missing(manifest.digest));
+        }
+        self.change(|index| index.keep(manifest, image.platform(), image.index_digest()))
+    }
+
     /// Makes an image of the manifest or index `descriptor`, whose blobs are in the store, and names
     /// it `reference`. Hold the lease that the blobs were put with until then.
     ///
@@ -249,20 +263,14 @@ impl Store {
         if files::read(&self.0.root, LAYOUT_FILE)?.is_none() {
             let _changing = self.lock_index()?;
             if files::read(&self.0.root, LAYOUT_FILE)?.is_none() {
-                if files::read(&self.0.root, index::INDEX_FILE)?.is_none() {
+                if files::read(&self.0.root, INDEX_FILE)?.is_none() {
                     LayoutIndex::default().save(self)?;
                 }
                 return files::replace(&self.0.root, LAYOUT_FILE, LAYOUT, self.0.sync);
             }
         }
         let layout = files::read(&self.0.root, LAYOUT_FILE)?.unwrap_or_default();
-        let layout: serde_json::Value = crate::json::parse(&layout, "an image layout")
-            .map_err(|error| error.context(doing()))?;
-        if layout["imageLayoutVersion"] != "1.0.0" {
-            let doing = format!("{}: want layout version 1.0.0, got {layout}", doing());
-            return Err(Error::invalid("InvalidLayout", doing));
-        }
-        Ok(())
+        layout::check_version(&layout).map_err(|error| error.context(doing()))
     }
 
     /// Keeps [`Store::prune`] out while something is added.
@@ -290,7 +298,5 @@ impl fmt::Debug for Store {
     }
 }
 
-const LAYOUT_FILE: &str = "oci-layout";
-const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 const GC_LOCK: &str = "gc.lock";
 const INDEX_LOCK: &str = "index.lock";

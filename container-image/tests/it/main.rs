@@ -6,6 +6,7 @@
     reason = "a test fails and skips in this way"
 )]
 
+mod archive;
 mod builder;
 mod client;
 mod conformance;

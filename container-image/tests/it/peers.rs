@@ -8,6 +8,8 @@ use container_image::{Client, Reference, pull, push};
 use crate::fixture::*;
 use crate::programs::*;
 
+mod archives;
+
 #[test]
 fn docker_registry_takes_and_gives_our_images() {
     if !has("docker-registry") {

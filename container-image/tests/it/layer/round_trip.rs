@@ -115,12 +115,27 @@ fn the_compression_is_told_by_content() {
             .unwrap();
         assert_eq!(packed.diff_id, Digest::of(&out));
     }
-    let refused: [(&[u8], &str); 4] = [
-        (b"BZh91AY&SY", "bzip2"),
-        (b"\xfd7zXZ\0\0", "xz"),
-        (b"\x04\x22\x4d\x18\0\0", "lz4"),
-        (b"LZIP\x01\0", "lzip"),
-    ];
+    // Two streams of each, as one.
+    for bytes in [BZIP2, XZ] {
+        let mut out = String::new();
+        let mut plain = decompress(OneByOne(bytes.to_vec())).unwrap();
+        plain.read_to_string(&mut out).unwrap();
+        assert_eq!(out, "hello, world\n");
+        assert_eq!(plain.media_type(), None);
+        for damaged in [&bytes[..bytes.len() - 9], &[bytes, b"BZh9"].concat()] {
+            let damaged = damaged.to_vec();
+            let read = decompress(&damaged[..])
+                .unwrap()
+                .read_to_end(&mut Vec::new());
+            assert!(read.is_err());
+        }
+    }
+    // A window of 1.5 GiB is more than anybody needs.
+    let read = decompress(XZ_WITH_A_HUGE_WINDOW)
+        .unwrap()
+        .read_to_end(&mut Vec::new());
+    assert!(read.is_err());
+    let refused: [(&[u8], &str); 2] = [(b"\x04\x22\x4d\x18\0\0", "lz4"), (b"LZIP\x01\0", "lzip")];
     for (bytes, name) in refused {
         let error = decompress(bytes).unwrap_err();
         assert_eq!(
@@ -504,3 +519,12 @@ fn plain_users_unpack_without_owners() {
     let gone = fs::symlink_metadata(sandbox.root().join("closed/d/f")).unwrap();
     assert!(gone.file_type().is_char_device() && gone.rdev() == 0);
 }
+
+/// What `bzip2` makes of `hello, ` and of `world\n`.
+const BZIP2: &[u8] = b"BZh91AY&SYuj\x10\x05\x00\x00\x01\x91\x00@\x04\x02D\xa0\x00!\x80\x0c\x01k.\x1c]\xc9\x14\xe1BA\xd5\xa8@\x14BZh91AY&SY\x0aX\x06\x95\x00\x00\x02\xc1\x80\x00\x10\x04\x04\x90\x80 \x00\x22\x18h0\x04\xe8\x18]\xc9\x14\xe1B@)`\x1aT";
+
+/// What `xz` makes of the same.
+const XZ: &[u8] = b"\xfd7zXZ\x00\x00\x04\xe6\xd6\xb4F\x02\x00!\x01\x16\x00\x00\x00t/\xe5\xa3\x01\x00\x06hello, \x00\x00\x101\x83\xe0\xd4\xc9\xf86\x00\x01\x1f\x07\x16.\xb8s\x1f\xb6\xf3}\x01\x00\x00\x00\x00\x04YZ\xfd7zXZ\x00\x00\x0a\xe1\xfb\x0c\xa1\x02\x00!\x01\x1c\x00\x00\x00\x10\xcfX\xcc\x01\x00\x05world\x0a\x00\x00\x00\xe2X\xd2H\xfd\xa9Lcu6\x07\xf7\xc4IN\xe0\xfc\xbe\x92\xf1\xa7k\xfd\xacy\x5c\x9d\x84\x10\x1e\xb3\x17\x00\x016\x06k\x81\xf9@\x18\x9bK\x9a\x01\x00\x00\x00\x00\x0aYZ";
+
+/// What `xz --lzma2=dict=1536MiB` makes of `hello`.
+const XZ_WITH_A_HUGE_WINDOW: &[u8] = b"\xfd7zXZ\x00\x00\x04\xe6\xd6\xb4F\x02\x00!\x01%\x00\x00\x00;x{A\x01\x00\x04hello\x00\x00\x00\x00\xb17\xb9\xdb\xe5\xda\x1e\x9b\x00\x01\x1d\x05\xb8-\x80\xaf\x1f\xb6\xf3}\x01\x00\x00\x00\x00\x04YZ";

@@ -1,0 +1,7 @@
+//! Copying images between places.
+
+mod destination;
+mod source;
+
+pub(crate) use destination::Destination;
+pub(crate) use source::{Chosen, Source, Transfer};

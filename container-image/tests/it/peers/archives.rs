@@ -1,0 +1,215 @@
+//! Archives: docker, podman and skopeo load what we save, and we what they save.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use container_image::archive::{
+    ArchiveFormat, ArchivedImage, LoadOptions, SaveOptions, load, save,
+};
+use container_image::{Image, Reference};
+use serde_json::Value;
+
+use crate::fixture::*;
+use crate::programs::{has, run, skopeo};
+
+const NAME: &str = "example.com/team/app:v1";
+
+/// An image of two layers in `dir`, and its name.
+fn image(dir: &Path) -> ArchivedImage {
+    let store = open_store(&dir.join("store"));
+    let name: Reference = NAME.parse().unwrap();
+    let layers = [
+        tar_of(&[("etc/motd", b"hello"), ("data", &noise(9, 300_000))]),
+        tar_of(&[("etc/.wh.motd", b""), ("bin/app", b"#!")]),
+    ];
+    let image = make_image(&store, &name, &layers);
+    ArchivedImage::new(image, vec![name])
+}
+
+fn save_to(path: &Path, image: &ArchivedImage, format: ArchiveFormat) {
+    let mut options = SaveOptions::default();
+    options.format = format;
+    save(
+        std::slice::from_ref(image),
+        File::create(path).unwrap(),
+        &options,
+    )
+    .unwrap();
+}
+
+/// Loads the archive `path` into a new store and checks that it holds `want`, named as it was.
+fn check_load(path: &Path, want: &Image) -> Image {
+    let dir = temp_dir();
+    let store = open_store(dir.path());
+    let file = File::open(path).unwrap();
+    let loaded = load(file, &store, &LoadOptions::default());
+    let loaded = loaded.unwrap_or_else(|error| panic!("{}: {}", path.display(), error.report()));
+    assert_eq!(loaded.len(), 1, "{}", path.display());
+    assert_eq!(loaded[0].image.id(), want.id(), "{}", path.display());
+    assert_eq!(
+        loaded[0].names,
+        [NAME.parse().unwrap()],
+        "{}",
+        path.display()
+    );
+    let tree = Directories::new(&dir.path().join("tree"));
+    container_image::unpack(&loaded[0].image, &tree, &Default::default()).unwrap();
+    assert_eq!(
+        tree.files(&loaded[0].image)[Path::new("data")],
+        noise(9, 300_000)
+    );
+    loaded[0].image.clone()
+}
+
+#[test]
+fn skopeo_copies_our_archives_and_we_load_its() {
+    if !has("skopeo") {
+        return;
+    }
+    let dir = temp_dir();
+    let ours = image(dir.path());
+    let digest = ours.image.digest();
+    for (format, transport) in [
+        (ArchiveFormat::Docker, "docker-archive"),
+        (ArchiveFormat::Oci, "oci-archive"),
+        (ArchiveFormat::Docker, "oci-archive"),
+    ] {
+        let path = dir.path().join(format!("{format:?}-{transport}.tar"));
+        save_to(&path, &ours, format);
+        let from = format!("{transport}:{}:{NAME}", path.display());
+        let layout = dir.path().join(format!("{format:?}-{transport}"));
+        let to = format!("oci:{}:{NAME}", layout.display());
+        run(skopeo(dir.path()).args(["copy", "--quiet", &from, &to]));
+        let copied = open_store(&layout).resolve(&NAME.parse().unwrap()).unwrap();
+        assert_eq!(copied.id(), ours.image.id());
+        if transport == "oci-archive" {
+            assert_eq!(copied.digest(), digest);
+        }
+        let back = dir.path().join(format!("back-{format:?}-{transport}.tar"));
+        let to = format!("{transport}:{}:{NAME}", back.display());
+        run(skopeo(dir.path()).args(["copy", "--quiet", &from, &to]));
+        let loaded = check_load(&back, &ours.image);
+        if transport == "oci-archive" {
+            assert_eq!(loaded.digest(), digest);
+        }
+    }
+}
+
+#[test]
+fn privileged_podman_loads_our_archives_and_we_load_its() {
+    if !has("podman") || !rustix::process::geteuid().is_root() {
+        println!("skipped: needs podman and root");
+        return;
+    }
+    let dir = temp_dir();
+    let ours = image(dir.path());
+    let podman = |args: &[&str]| {
+        let mut command = Command::new("podman");
+        command.arg("--root").arg(dir.path().join("podman"));
+        command.arg("--runroot").arg(dir.path().join("run"));
+        run(command
+            .args(["--storage-driver=vfs", "--cgroup-manager=cgroupfs"])
+            .args(args))
+    };
+    for format in [ArchiveFormat::Docker, ArchiveFormat::Oci] {
+        let path = dir.path().join(format!("{format:?}.tar"));
+        save_to(&path, &ours, format);
+        let said = podman(&["load", "-q", "-i", path.to_str().unwrap()]);
+        assert!(said.contains(NAME), "{said}");
+        let id = podman(&["image", "inspect", NAME, "--format", "{{.Id}}"]);
+        assert_eq!(id.trim(), ours.image.id().hex());
+        for written in ["docker-archive", "oci-archive"] {
+            let path = dir.path().join(format!("{format:?}-{written}.tar"));
+            podman(&[
+                "save",
+                "-q",
+                "--format",
+                written,
+                "-o",
+                path.to_str().unwrap(),
+                NAME,
+            ]);
+            check_load(&path, &ours.image);
+        }
+        podman(&["rmi", NAME]);
+    }
+}
+
+#[test]
+fn privileged_docker_loads_our_archives_and_we_load_its() {
+    if !has("dockerd") || !has("docker") || !rustix::process::geteuid().is_root() {
+        println!("skipped: needs docker and root");
+        return;
+    }
+    let dir = temp_dir();
+    let ours = image(dir.path());
+    save_to(&dir.path().join("ours.tar"), &ours, ArchiveFormat::Docker);
+    let nameless = ArchivedImage::new(ours.image.clone(), Vec::new());
+    save_to(
+        &dir.path().join("nameless.tar"),
+        &nameless,
+        ArchiveFormat::Docker,
+    );
+    let script = dir.path().join("script");
+    fs::write(&script, DOCKER).unwrap();
+    // A daemon in namespaces of its own, which end with the script.
+    let said = run(Command::new("unshare")
+        .args([
+            "-m",
+            "-n",
+            "-p",
+            "-f",
+            "--mount-proc",
+            "--kill-child",
+            "sh",
+            "-e",
+        ])
+        .arg(&script)
+        .current_dir(dir.path())
+        .env("HOME", dir.path())
+        .stdin(Stdio::null()));
+    let inspected: Value = serde_json::from_str(&said).unwrap();
+    let id = ours.image.id().to_string();
+    assert_eq!(inspected[0]["Id"], id);
+    assert_eq!(inspected[0]["RepoTags"][0], NAME);
+    let layers = ours
+        .image
+        .layers()
+        .iter()
+        .map(|layer| layer.diff_id.to_string());
+    assert_eq!(inspected[0]["RootFS"]["Layers"], Value::from_iter(layers));
+    assert_eq!(
+        fs::read_to_string(dir.path().join("nameless.id"))
+            .unwrap()
+            .trim(),
+        id
+    );
+    check_load(&dir.path().join("docker.tar"), &ours.image);
+    let store = open_store(&dir.path().join("by-id"));
+    let file = File::open(dir.path().join("by-id.tar")).unwrap();
+    let loaded = load(file, &store, &LoadOptions::default()).unwrap();
+    assert_eq!(loaded[0].image.id(), ours.image.id());
+    assert!(loaded[0].names.is_empty());
+}
+
+/// Loads `ours.tar` and `nameless.tar`, saves by name and by ID, tells what docker sees.
+const DOCKER: &str = r#"
+mount --make-rprivate /
+mount -t tmpfs none /run
+mkdir data
+dockerd --data-root "$PWD/data" --exec-root /run/exec -H unix:///run/docker.sock -p /run/pid \
+    --bridge none --iptables=false --storage-driver vfs > log 2>&1 &
+export DOCKER_HOST=unix:///run/docker.sock
+tries=0
+until docker version > /dev/null 2>&1; do
+    tries=$((tries + 1)); [ $tries -lt 300 ] || { cat log >&2; exit 1; }
+    sleep 0.1
+done
+docker load -q -i nameless.tar > /dev/null
+docker images -q --no-trunc > nameless.id
+docker load -q -i ours.tar > /dev/null
+docker save -o docker.tar example.com/team/app:v1
+docker save "$(cat nameless.id)" > by-id.tar
+docker image inspect example.com/team/app:v1
+"#;
