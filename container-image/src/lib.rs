@@ -81,7 +81,7 @@ mod registry;
 #[cfg(feature = "server")]
 pub use registry::server;
 pub use registry::{
-    BlobStream, Client, ClientOptions, Credentials, Event, LayerSink, Names, Phase, Progress,
-    PullOptions, PullStatus, Pulled, PushOptions, Pushed, RegistryError, Retry, SinkResult,
-    UnpackImageOptions, UnpackTarget, pull, push, unpack,
+    AuthFile, BlobStream, Client, ClientOptions, Credentials, Event, LayerSink, Names, Phase,
+    Progress, PullOptions, PullStatus, Pulled, PushOptions, Pushed, RegistryError, Retry,
+    SinkResult, UnpackImageOptions, UnpackTarget, pull, push, unpack,
 };

@@ -5,31 +5,68 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
+use super::base64;
 use super::url::Url;
 use crate::{Error, Result};
 
-/// A user's name and password for one registry. They are never shown.
+/// Who somebody is to one registry. What is secret in it is never shown.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Credentials {
-    username: String,
-    password: String,
+pub struct Credentials(pub(super) Secret);
+
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Secret {
+    Password {
+        username: String,
+        password: String,
+    },
+    /// What a token server gave in exchange for a password.
+    IdentityToken {
+        username: String,
+        token: String,
+    },
+    /// What the registry itself takes.
+    Bearer(String),
 }
 
 impl Credentials {
     /// The credentials of `username`.
     pub fn new(username: impl Into<String>, password: impl Into<String>) -> Self {
-        Self {
+        Self(Secret::Password {
             username: username.into(),
             password: password.into(),
+        })
+    }
+
+    /// An identity token (refresh token), for which the token server of a registry gives access.
+    pub fn identity_token(token: impl Into<String>) -> Self {
+        Self(Secret::IdentityToken {
+            username: String::new(),
+            token: token.into(),
+        })
+    }
+
+    /// A token that the registry itself takes.
+    pub fn bearer_token(token: impl Into<String>) -> Self {
+        Self(Secret::Bearer(token.into()))
+    }
+
+    /// The value of an `Authorization` header for `Basic`, if they have a password.
+    pub(super) fn basic(&self) -> Option<String> {
+        match &self.0 {
+            Secret::Password { username, password } => {
+                let pair = format!("{username}:{password}");
+                Some(format!("Basic {}", base64::encode(pair.as_bytes())))
+            }
+            Secret::IdentityToken { .. } | Secret::Bearer(_) => None,
         }
     }
 
-    /// The value of an `Authorization` header.
-    pub(super) fn basic(&self) -> String {
-        format!(
-            "Basic {}",
-            base64(format!("{}:{}", self.username, self.password).as_bytes())
-        )
+    /// The name of the user, as far as it is known.
+    pub(super) fn username(&self) -> &str {
+        match &self.0 {
+            Secret::Password { username, .. } | Secret::IdentityToken { username, .. } => username,
+            Secret::Bearer(_) => "",
+        }
     }
 }
 
@@ -43,11 +80,15 @@ impl fmt::Debug for Credentials {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Challenge {
     Basic,
-    Bearer {
-        realm: String,
-        service: Option<String>,
-        scope: Option<String>,
-    },
+    Bearer(Bearer),
+}
+
+/// The token that a registry wants, and where it is to be had.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Bearer {
+    pub(super) realm: String,
+    pub(super) service: Option<String>,
+    pub(super) scope: Option<String>,
 }
 
 impl Challenge {
@@ -82,26 +123,31 @@ impl Challenge {
                 .unwrap_or("")
                 .trim_start();
         }
-        Some(Self::Bearer {
-            realm: realm?,
+        let realm = realm?;
+        Some(Self::Bearer(Bearer {
+            realm,
             service,
             scope,
-        })
+        }))
     }
 }
 
 /// Whether the credentials of the registry at `registry` may go to the token server at `realm`: only
-/// to the same host, or to the one that Docker Hub is known to use, and never from TLS to plain HTTP.
-pub(super) fn may_know_credentials(registry: &Url, realm: &Url) -> bool {
+/// to the same host, to the one that Docker Hub is known to use, or to the host that the caller
+/// `named`; and never from TLS to plain HTTP.
+pub(super) fn may_know_credentials(registry: &Url, realm: &Url, named: Option<&str>) -> bool {
     let same = registry.host() == realm.host();
     let hub = registry.host() == HUB_HOST && realm.host() == HUB_TOKEN_HOST;
-    (same || hub) && (realm.https || !registry.https)
+    let named = named.is_some_and(|host| host.eq_ignore_ascii_case(realm.host()));
+    (same || hub || named) && (realm.https || !registry.https)
 }
 
 /// What opens a host for a while.
 pub(super) struct Authorization {
     /// The value of the header.
     pub(super) header: String,
+    /// What to ask with the next time instead of a password, where the token server gives that.
+    pub(super) identity_token: Option<String>,
     expires: Option<Instant>,
 }
 
@@ -110,6 +156,7 @@ impl Authorization {
     pub(super) fn lasting(header: String) -> Self {
         Self {
             header,
+            identity_token: None,
             expires: None,
         }
     }
@@ -134,6 +181,7 @@ pub(super) fn read_token(body: &[u8]) -> Result<Authorization> {
     let lasts = Duration::from_secs(seconds.min(86_400)).saturating_sub(TOKEN_MARGIN);
     Ok(Authorization {
         header: format!("Bearer {token}"),
+        identity_token: answer.refresh_token,
         expires: Some(Instant::now() + lasts),
     })
 }
@@ -146,6 +194,7 @@ const HUB_TOKEN_HOST: &str = "auth.docker.io";
 struct Token {
     token: Option<String>,
     access_token: Option<String>,
+    refresh_token: Option<String>,
     expires_in: Option<u64>,
 }
 
@@ -153,46 +202,33 @@ struct Token {
 const DEFAULT_TOKEN_SECONDS: u64 = 60;
 const TOKEN_MARGIN: Duration = Duration::from_secs(5);
 
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let byte = |at: usize| usize::from(chunk.get(at).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for digit in 0..4 {
-            let used = digit <= chunk.len();
-            let value = bits >> (18 - 6 * digit) & 63;
-            text.push(if used { char::from(DIGITS[value]) } else { '=' });
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn base64_is_padded() {
-        for (text, encoded) in [("", ""), ("a", "YQ=="), ("ab", "YWI="), ("abc", "YWJj")] {
-            assert_eq!(base64(text.as_bytes()), encoded);
+    fn secrets_are_not_shown() {
+        let credentials = Credentials::new("user", "pass");
+        assert_eq!(credentials.basic().unwrap(), "Basic dXNlcjpwYXNz");
+        for credentials in [
+            Credentials::new("user", "secret"),
+            Credentials::identity_token("secret"),
+            Credentials::bearer_token("secret"),
+        ] {
+            assert!(!format!("{credentials:?}").contains("secret"));
         }
-        assert_eq!(
-            Credentials::new("user", "pass").basic(),
-            "Basic dXNlcjpwYXNz"
-        );
-        assert!(!format!("{:?}", Credentials::new("user", "secret")).contains("secret"));
     }
 
     #[test]
     fn challenges_are_read() {
         let bearer = |realm: &str, service: Option<&str>, scope: Option<&str>| {
             let (service, scope) = (service.map(Into::into), scope.map(Into::into));
-            Some(Challenge::Bearer {
-                realm: realm.into(),
+            let realm = realm.into();
+            Some(Challenge::Bearer(Bearer {
+                realm,
                 service,
                 scope,
-            })
+            }))
         };
         let cases = [
             ("Basic realm=\"x\"", Some(Challenge::Basic)),
@@ -221,24 +257,40 @@ mod tests {
         let registry = url("https://registry.example.com/v2/");
         assert!(may_know_credentials(
             &registry,
-            &url("https://registry.example.com:8443/token")
+            &url("https://registry.example.com:8443/token"),
+            None
         ));
         assert!(!may_know_credentials(
             &registry,
-            &url("http://registry.example.com/token")
+            &url("http://registry.example.com/token"),
+            None
         ));
         assert!(!may_know_credentials(
             &registry,
-            &url("https://evil.example.com/token")
+            &url("https://evil.example.com/token"),
+            None
+        ));
+        let named = Some("evil.example.com");
+        assert!(may_know_credentials(
+            &registry,
+            &url("https://evil.example.com/token"),
+            named
+        ));
+        assert!(!may_know_credentials(
+            &registry,
+            &url("http://evil.example.com/token"),
+            named
         ));
         let hub = url("https://registry-1.docker.io/v2/");
         assert!(may_know_credentials(
             &hub,
-            &url("https://auth.docker.io/token")
+            &url("https://auth.docker.io/token"),
+            None
         ));
         assert!(!may_know_credentials(
             &hub,
-            &url("https://auth.docker.io.evil.com/token")
+            &url("https://auth.docker.io.evil.com/token"),
+            None
         ));
     }
 }

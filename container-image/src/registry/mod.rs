@@ -5,8 +5,11 @@
 //! Credentials go to the registry that they are for and to no other host.
 
 mod auth;
+mod auth_file;
+mod base64;
 mod client;
 mod error;
+mod helper;
 mod hosts;
 mod layers;
 mod pipe;
@@ -21,6 +24,7 @@ mod transport;
 mod url;
 
 pub use auth::Credentials;
+pub use auth_file::AuthFile;
 pub use client::{BlobStream, Client, ClientOptions, Names};
 pub use error::RegistryError;
 pub use layers::{LayerSink, SinkResult, UnpackTarget};

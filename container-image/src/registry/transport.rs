@@ -19,6 +19,7 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Agent, SendBody};
 
+use super::client::ClientOptions;
 use super::url::Url;
 use crate::store::from_io;
 use crate::{Error, ErrorKind, Result};
@@ -31,7 +32,21 @@ pub(super) struct Patience {
     pub(super) cancel: Arc<AtomicBool>,
 }
 
+impl Default for Patience {
+    fn default() -> Self {
+        Self::of(&ClientOptions::default())
+    }
+}
+
 impl Patience {
+    pub(super) fn of(options: &ClientOptions) -> Self {
+        Self {
+            connect: options.connect_timeout,
+            idle: options.idle_timeout,
+            cancel: options.cancel.clone(),
+        }
+    }
+
     /// Fails if the caller asked to stop.
     pub(super) fn check(&self) -> Result<()> {
         if self.cancel.load(Ordering::Relaxed) {
@@ -57,7 +72,7 @@ impl Patience {
     }
 
     /// Waits until `fd` is ready for `events`, but not longer than `limit`.
-    fn wait(&self, fd: impl AsFd, events: PollFlags, limit: Duration) -> Result<()> {
+    pub(super) fn wait(&self, fd: impl AsFd, events: PollFlags, limit: Duration) -> Result<()> {
         let end = Instant::now() + limit;
         loop {
             self.check()?;

@@ -79,13 +79,13 @@ impl Url {
         }
     }
 
-    /// A query of these keys and values, with its question mark.
-    pub(super) fn query(pairs: &[(&str, &str)]) -> String {
+    /// These keys and values as a form, or as a query without its question mark.
+    pub(super) fn form(pairs: &[(&str, &str)]) -> String {
         let pairs: Vec<_> = pairs
             .iter()
             .map(|(key, value)| format!("{key}={}", escape(value)))
             .collect();
-        format!("?{}", pairs.join("&"))
+        pairs.join("&")
     }
 
     /// The same URL with `key=value` added to its query.

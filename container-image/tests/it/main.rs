@@ -7,11 +7,13 @@
 )]
 
 mod archive;
+mod auth;
 mod builder;
 mod client;
 mod conformance;
 mod faults;
 mod fixture;
+mod http;
 mod layer;
 mod peers;
 mod programs;

@@ -8,8 +8,13 @@ use std::time::Duration;
 
 /// Whether the program `name` is here. A missing one fails the test if `REQUIRE_PEERS` is set.
 pub(crate) fn has(name: &str) -> bool {
+    has_with(name, "--version")
+}
+
+fn has_with(name: &str, argument: &str) -> bool {
     let found = Command::new(name)
-        .arg("--version")
+        .arg(argument)
+        .stderr(Stdio::null())
         .stdout(Stdio::null())
         .status()
         .is_ok();
@@ -21,6 +26,11 @@ pub(crate) fn has(name: &str) -> bool {
         println!("skipped: {name} is not installed");
     }
     found
+}
+
+/// The same for `htpasswd`, which has no `--version`.
+pub(crate) fn has_htpasswd() -> bool {
+    has_with("htpasswd", "-h")
 }
 
 pub(crate) fn run(command: &mut Command) -> String {

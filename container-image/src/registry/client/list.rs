@@ -31,6 +31,7 @@ impl Client {
             method: "GET",
             path: "_catalog".into(),
             headers: Vec::new(),
+            is_login: false,
         };
         Names::new(self, call, |page: Page| page.repositories)
     }
@@ -66,7 +67,7 @@ impl Client {
         let digest = subject(reference)?;
         let mut path = format!("{}/referrers/{digest}", reference.repository());
         if let Some(artifact_type) = artifact_type {
-            path.push_str(&Url::query(&[("artifactType", artifact_type)]));
+            path = format!("{path}?{}", Url::form(&[("artifactType", artifact_type)]));
         }
         let mut found = Vec::new();
         let mut next = Some(path);
@@ -169,6 +170,7 @@ impl Names {
             method: "GET",
             path,
             headers: Vec::new(),
+            is_login: false,
         };
         // Mirrors know what was asked for before, not all there is.
         let (raw, next) = self

@@ -11,7 +11,7 @@ use std::fmt;
 use std::io::Read;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use super::auth::Authorization;
+use super::auth::{Authorization, Credentials};
 use super::hosts::{Host, Need};
 use super::referrer;
 use super::transport::{Http, Patience, Response};
@@ -43,6 +43,8 @@ struct Inner {
     unverified: OnceLock<Http>,
     /// The hosts that serve a registry, in the order in which they are asked.
     hosts: Mutex<HashMap<String, Arc<[Host]>>>,
+    /// Who we are to a host, once somebody asked.
+    credentials: Mutex<HashMap<String, Option<Credentials>>>,
     /// What opens a host, by its authority and the scope.
     authorizations: Mutex<HashMap<(String, String), Authorization>>,
 }
@@ -51,17 +53,13 @@ impl Client {
     /// A client that talks as `options` say. Nothing is sent yet.
     #[must_use]
     pub fn new(options: ClientOptions) -> Self {
-        let patience = Patience {
-            connect: options.connect_timeout,
-            idle: options.idle_timeout,
-            cancel: options.cancel.clone(),
-        };
         Self(Arc::new(Inner {
+            patience: Patience::of(&options),
             options,
-            patience,
             verified: OnceLock::new(),
             unverified: OnceLock::new(),
             hosts: Mutex::default(),
+            credentials: Mutex::default(),
             authorizations: Mutex::default(),
         }))
     }
@@ -178,14 +176,25 @@ impl Client {
     /// # Errors
     /// `Unauthorized` for wrong credentials; `NotFound` where no registry answers.
     pub fn ping(&self, registry: &str) -> Result<()> {
-        let call = Call {
-            registry,
-            scope: String::new(),
-            method: "GET",
-            path: String::new(),
-            headers: Vec::new(),
-        };
-        self.write(&call, &mut no_body, |_, _| Ok(()))
+        self.write(&Call::ping(registry), &mut no_body, |_, _| Ok(()))
+    }
+
+    /// Asks whether `registry` knows `credentials`; gives the identity token that may take the place
+    /// of a password, if the registry has one to give.
+    pub(super) fn login(
+        &self,
+        registry: &str,
+        credentials: &Credentials,
+    ) -> Result<Option<String>> {
+        let known = Some(credentials.clone());
+        lock(&self.0.credentials).insert(registry.to_owned(), known);
+        let mut call = Call::ping(registry);
+        call.is_login = true;
+        self.write(&call, &mut no_body, |_, _| Ok(()))?;
+        let authorizations = lock(&self.0.authorizations);
+        Ok(authorizations
+            .values()
+            .find_map(|authorization| authorization.identity_token.clone()))
     }
 }
 

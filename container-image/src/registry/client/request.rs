@@ -4,7 +4,9 @@
 use std::io::{self, Read};
 
 use super::{Client, lock};
-use crate::registry::auth::{Authorization, Challenge, may_know_credentials, read_token};
+use crate::registry::auth::{
+    Authorization, Bearer, Challenge, Credentials, Secret, may_know_credentials, read_token,
+};
 use crate::registry::error::RegistryError;
 use crate::registry::hosts::{self, Host, Need};
 use crate::registry::transport::{Head, Http, Payload, Response};
@@ -21,6 +23,8 @@ pub(super) struct Call<'a> {
     /// Path and query below the root of the API.
     pub(super) path: String,
     pub(super) headers: Vec<(&'static str, String)>,
+    /// Whether it would like an identity token.
+    pub(super) is_login: bool,
 }
 
 /// What a request wants to do, as far as authorization is concerned.
@@ -49,18 +53,34 @@ impl<'a> Call<'a> {
             method,
             path,
             headers: Vec::new(),
+            is_login: false,
+        }
+    }
+
+    /// The call that only asks whether we may.
+    pub(super) fn ping(registry: &'a str) -> Self {
+        Self {
+            registry,
+            scope: String::new(),
+            method: "GET",
+            path: String::new(),
+            headers: Vec::new(),
+            is_login: false,
         }
     }
 }
 
 /// Gives the body of a request anew for each time that it is sent.
-pub(super) type BodySource<'a> = dyn FnMut() -> Result<Option<(Box<dyn Read>, u64)>> + 'a;
+pub(super) type BodySource<'a> = dyn FnMut() -> Result<SizedBody> + 'a;
 
-pub(super) fn no_body() -> Result<Option<(Box<dyn Read>, u64)>> {
+/// A body and its length, if there is one.
+type SizedBody = Option<(Box<dyn Read>, u64)>;
+
+pub(super) fn no_body() -> Result<SizedBody> {
     Ok(None)
 }
 
-pub(super) fn bytes_body(bytes: &[u8]) -> impl FnMut() -> Result<Option<(Box<dyn Read>, u64)>> {
+pub(super) fn bytes_body(bytes: &[u8]) -> impl FnMut() -> Result<SizedBody> {
     move || {
         let reader: Box<dyn Read> = Box::new(io::Cursor::new(bytes.to_vec()));
         Ok(Some((reader, bytes.len() as u64)))
@@ -219,56 +239,113 @@ impl Client {
         call: &Call<'_>,
         response: &Response,
     ) -> Result<Option<Authorization>> {
-        let credentials = self.0.options.credentials.get(host.name());
+        let credentials = self.credentials(host.name())?;
+        if let Some(Credentials(Secret::Bearer(token))) = &credentials {
+            return Ok(Some(Authorization::lasting(format!("Bearer {token}"))));
+        }
         let challenges: Vec<_> = response
             .headers("www-authenticate")
             .filter_map(Challenge::parse)
             .collect();
         let bearer = challenges.iter().find_map(|challenge| match challenge {
-            Challenge::Bearer {
-                realm,
-                service,
-                scope,
-            } => Some((realm, service, scope)),
+            Challenge::Bearer(bearer) => Some(bearer),
             Challenge::Basic => None,
         });
-        let Some((realm, service, wanted)) = bearer else {
-            let basic = challenges.contains(&Challenge::Basic);
-            let basic = credentials.filter(|_| basic);
-            return Ok(basic.map(|credentials| Authorization::lasting(credentials.basic())));
-        };
-        let mut url = Url::parse(realm)?;
-        self.check_http(base, &url)?;
-        if let Some(service) = service {
-            url = url.with_query("service", service);
+        if let Some(bearer) = bearer {
+            return self.token(host, base, call, bearer, credentials).map(Some);
         }
-        let wanted = wanted.as_ref().unwrap_or(&call.scope);
-        for scope in wanted.split(' ').filter(|scope| !scope.is_empty()) {
-            url = url.with_query("scope", scope);
+        let basic = credentials.filter(|_| challenges.contains(&Challenge::Basic));
+        let header = basic.and_then(|credentials| credentials.basic());
+        Ok(header.map(Authorization::lasting))
+    }
+
+    /// Asks the token server that a registry named.
+    fn token(
+        &self,
+        host: &Host,
+        base: &Url,
+        call: &Call<'_>,
+        bearer: &Bearer,
+        credentials: Option<Credentials>,
+    ) -> Result<Authorization> {
+        let realm = Url::parse(&bearer.realm)?;
+        self.check_http(base, &realm)?;
+        let named = self.0.options.token_servers.get(host.name());
+        let trusted = may_know_credentials(base, &realm, named.map(String::as_str));
+        let withheld = credentials.is_some() && !trusted;
+        let credentials = credentials.filter(|_| trusted);
+
+        let mut fields = Vec::new();
+        if let Some(service) = &bearer.service {
+            fields.push(("service", service.as_str()));
         }
-        let mut headers = Vec::new();
-        if let Some(credentials) = credentials
-            && may_know_credentials(base, &url)
+        let scope = bearer.scope.as_ref().unwrap_or(&call.scope);
+        let response = if let Some(Credentials(Secret::IdentityToken { token, .. })) = &credentials
         {
-            headers.push(("authorization", credentials.basic()));
-        }
-        let head = Head {
-            method: "GET",
-            url: &url,
-            headers,
+            fields.extend([
+                ("grant_type", "refresh_token"),
+                ("client_id", CLIENT_ID),
+                ("refresh_token", token),
+                ("scope", scope),
+            ]);
+            let form = Url::form(&fields);
+            let form_type = "application/x-www-form-urlencoded".to_owned();
+            let head = Head {
+                method: "POST",
+                url: &realm,
+                headers: vec![("content-type", form_type)],
+            };
+            self.send(&head, Some((&mut form.as_bytes(), form.len() as u64)))?
+        } else {
+            let username = credentials.as_ref().map_or("", Credentials::username);
+            if !username.is_empty() {
+                fields.push(("account", username));
+            }
+            if call.is_login {
+                fields.extend([("client_id", CLIENT_ID), ("offline_token", "true")]);
+            }
+            let scopes = scope.split(' ').filter(|scope| !scope.is_empty());
+            fields.extend(scopes.map(|scope| ("scope", scope)));
+            let url = fields.iter().fold(realm.clone(), |url, (key, value)| {
+                url.with_query(key, value)
+            });
+            let basic = credentials.as_ref().and_then(Credentials::basic);
+            let head = Head {
+                method: "GET",
+                url: &url,
+                headers: basic
+                    .map(|basic| ("authorization", basic))
+                    .into_iter()
+                    .collect(),
+            };
+            self.send(&head, None)?
         };
-        let mut response = self.send(&head, None)?;
-        if response.status != 200 {
-            return Err(RegistryError::read("GET", &url, response));
+        read_answer(&realm, response).map_err(|error| {
+            if !withheld {
+                return error;
+            }
+            error.context(format!(
+                "get a token for {} anonymously: its credentials are not for {}, unless that is \
+                 named as its token server",
+                host.name(),
+                realm.host()
+            ))
+        })
+    }
+
+    /// Who we are to a host; asked for when it wants to know.
+    fn credentials(&self, name: &str) -> Result<Option<Credentials>> {
+        let options = &self.0.options;
+        if let Some(known) = lock(&self.0.credentials).get(name) {
+            return Ok(known.clone());
         }
-        let mut body = Vec::new();
-        let limit = response
-            .body
-            .by_ref()
-            .take(MAX_TOKEN_BYTES)
-            .read_to_end(&mut body);
-        limit.map_err(|error| from_io("read a token", error))?;
-        Ok(Some(read_token(&body)?))
+        let found = match (options.credentials.get(name), &options.auth_file) {
+            (Some(credentials), _) => Some(credentials.clone()),
+            (None, Some(file)) => file.find(name, &self.0.patience)?,
+            (None, None) => None,
+        };
+        lock(&self.0.credentials).insert(name.to_owned(), found.clone());
+        Ok(found)
     }
 
     fn send(&self, head: &Head<'_>, payload: Payload<'_>) -> Result<Response> {
@@ -355,6 +432,25 @@ impl Client {
     }
 }
 
+/// Reads what a token server answered.
+fn read_answer(realm: &Url, mut response: Response) -> Result<Authorization> {
+    if response.status != 200 {
+        return Err(RegistryError::read("ask", realm, response));
+    }
+    let mut answer = Vec::new();
+    response
+        .body
+        .by_ref()
+        .take(MAX_TOKEN_BYTES + 1)
+        .read_to_end(&mut answer)
+        .map_err(|error| from_io("read a token", error))?;
+    if answer.len() as u64 > MAX_TOKEN_BYTES {
+        let doing = format!("read a token of {realm}: it has more than {MAX_TOKEN_BYTES} bytes");
+        return Err(Error::invalid("DocumentTooLarge", doing));
+    }
+    read_token(&answer)
+}
+
 fn no_host(call: &Call<'_>) -> Error {
     let doing = format!(
         "{} at {}: none of its configured hosts may do that",
@@ -363,5 +459,7 @@ fn no_host(call: &Call<'_>) -> Error {
     Error::new(ErrorKind::Unsupported, "NoHost", doing)
 }
 
+/// What we call ourselves to token servers.
+const CLIENT_ID: &str = "container-image";
 const MAX_REDIRECTS: u32 = 5;
 const MAX_TOKEN_BYTES: u64 = 1 << 20;

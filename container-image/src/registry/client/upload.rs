@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 
 use super::Client;
-use super::request::{Access, Call, bytes_body};
+use super::request::{Access, BodySource, Call, bytes_body};
 use crate::registry::error::RegistryError;
 use crate::registry::transport::Response;
 use crate::registry::url::Url;
@@ -52,8 +52,8 @@ impl Client {
         let path = format!("{}/blobs/uploads/", reference.repository());
         let mut call = Call::of(reference, Access::Push, "POST", path);
         if let Some((digest, from)) = mount {
-            let query = Url::query(&[("mount", &digest.to_string()), ("from", from)]);
-            call.path.push_str(&query);
+            let query = Url::form(&[("mount", &digest.to_string()), ("from", from)]);
+            call.path = format!("{}?{query}", call.path);
             call.scope.push_str(&format!(" repository:{from}:pull"));
         }
         let (url, response) = self.write_once(&call, None, &mut bytes_body(&[]))?;
@@ -86,11 +86,7 @@ struct Upload<'a> {
 
 impl Upload<'_> {
     /// Sends what is left of the blob, and names it.
-    fn finish(
-        &self,
-        place: &Place,
-        body: &mut dyn FnMut() -> Result<Option<(Box<dyn Read>, u64)>>,
-    ) -> Result<()> {
+    fn finish(&self, place: &Place, body: &mut BodySource<'_>) -> Result<()> {
         let url = place
             .url
             .with_query("digest", &self.blob.digest.to_string());

@@ -72,7 +72,7 @@ impl Api {
 
     fn route(&self, request: &Request, body: &mut dyn Read) -> Answer {
         if let Some(credentials) = &self.credentials
-            && request.header("authorization") != Some(&credentials.basic())
+            && request.header("authorization") != credentials.basic().as_deref()
         {
             return Ok(refuse(401, "UNAUTHORIZED", "authentication required")
                 .with_header("WWW-Authenticate", "Basic realm=\"registry\""));
