@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use container_core::{CreateOptions, ExitStatus, Signal, Stdio};
+use container_core::{CreateOptions, ExitStatus, Signal, Stdio, Supervision};
 use container_net::{AttachOptions, Attached, PortMapping, PublishedPort, ResolvConfOptions};
 use oci_spec::runtime::{LinuxNamespaceType, Mount};
 
@@ -269,7 +269,10 @@ fn launch(
         .filter(|user| !user.is_empty())
         .or_else(|| Some("0".into()));
     options.stdio = stdio;
-    options.attached = record.ephemeral;
+    options.supervision = match record.ephemeral {
+        true => Supervision::Attached,
+        false => Supervision::Detached,
+    };
     options.start_at_once = !matches!(network, Network::Named(_));
     if !record.ephemeral {
         options.state = Some(engine.run_directory(id));

@@ -48,6 +48,7 @@ mod plan;
 mod signal;
 mod state;
 mod sys;
+mod terminal;
 
 pub mod capability;
 pub mod cgroup;
@@ -56,10 +57,13 @@ pub mod rlimit;
 pub mod seccomp;
 pub mod user;
 
-pub use container::{Container, CreateOptions, ExitStatus, Stdio};
+pub use container::{
+    Container, CreateOptions, ExecOptions, ExitStatus, Process, Stdio, Supervision,
+};
 pub use error::{Error, ErrorKind, Result};
 pub use feature::Features;
 pub use launcher::Launcher;
 pub use oci_spec;
 pub use plan::{CgroupEntry, Hierarchy, Plan, PlanOptions};
 pub use signal::Signal;
+pub use terminal::{Size, Terminal};

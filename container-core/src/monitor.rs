@@ -14,7 +14,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{self, Signal, WaitId, WaitIdOptions};
 
-use crate::container::ExitStatus;
+use crate::container::{ExitStatus, Supervision};
 use crate::launcher::protocol::{Event, Job, tell};
 use crate::plan::child::Prepared;
 use crate::plan::step::Slot;
@@ -38,6 +38,14 @@ pub(crate) struct Monitor {
 struct Failure {
     doing: &'static str,
     errno: Errno,
+}
+
+/// What there is to say when the monitor's work is done.
+enum Outcome {
+    /// The process has ended, or could not be started.
+    Ended(Event),
+    /// The process is left to whoever is above.
+    Released(Event),
 }
 
 /// A process with the pipe that it reports over.
@@ -78,7 +86,12 @@ impl Monitor {
         // A session of its own: what is sent to the group of the launcher is not meant for it.
         let _ = process::setsid();
         let outcome = read_job(&job).and_then(|job| {
-            let ended = supervise(alone, &job, slots, &control, embedder);
+            let ended = match supervise(alone, &job, slots, &control, embedder) {
+                // Nothing is cleaned up, as nothing has ended.
+                Ok(Outcome::Released(event)) => return Ok(event),
+                Ok(Outcome::Ended(event)) => Ok(event),
+                Err(failure) => Err(failure),
+            };
             let cleaned = clean_up(&job);
             if let Ok(Event::Exited(mut status)) = ended {
                 // How it ended is recorded, even if something of it is left.
@@ -117,7 +130,11 @@ fn supervise(
     slots: Vec<OwnedFd>,
     control: &OwnedFd,
     embedder: BorrowedFd<'_>,
-) -> Result<Event, Failure> {
+) -> Result<Outcome, Failure> {
+    let slots: Vec<_> = slots
+        .into_iter()
+        .map(|slot| moved(slot, &job.plan))
+        .collect::<Result<_, _>>()?;
     let init = clone_init(alone, &job.plan, &slots)?;
     // The process has its copies; the ends of pipes must not stay open here.
     drop(slots);
@@ -129,21 +146,31 @@ fn supervise(
     result
 }
 
+/// Moves a descriptor beyond the numbers that the program is to have its own under.
+fn moved(descriptor: OwnedFd, plan: &Plan) -> Result<OwnedFd, Failure> {
+    match plan.highest_descriptor() {
+        Some(highest) => rustix::io::fcntl_dupfd_cloexec(descriptor, highest + 1)
+            .doing("move a descriptor out of the way"),
+        None => Ok(descriptor),
+    }
+}
+
 /// Clones the process, which walks the plan.
 fn clone_init(alone: SingleThreaded, plan: &Plan, slots: &[OwnedFd]) -> Result<Init, Failure> {
     let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).doing("make a pipe");
     let (report, report_end) = pipe()?;
     let (gate_end, gate) = pipe()?;
-    let slot = |slot: Option<Slot>| slot.and_then(|slot| slots.get(usize::from(slot.0)));
-    let pid_namespace = slot(plan.pid_namespace).map(AsFd::as_fd);
-    let cgroup = slot(plan.cgroup).map(AsFd::as_fd);
+    let (report_end, gate_end) = (moved(report_end, plan)?, moved(gate_end, plan)?);
+    let at = |slot: Slot| slots.get(usize::from(slot.0)).map(AsFd::as_fd);
+    let cgroup = plan.cgroup.and_then(at);
     let prepared = Prepared::new(plan, slots);
-    let cloned = match slot(plan.user_namespace) {
-        Some(user) => clone_in(alone, plan.flags, cgroup, pid_namespace, user.as_fd())?,
-        None => {
-            join_pid_namespace(pid_namespace).doing("join the PID namespace")?;
-            sys::clone3(alone, plan.flags, cgroup).doing("clone the first process")?
-        }
+    let cloned = match plan.born_in.as_slice() {
+        [] => sys::clone3(alone, plan.flags, cgroup).doing("clone the process")?,
+        places => clone_in(alone, plan, cgroup, || {
+            places.iter().try_for_each(|place| {
+                sys::setns(at(place.of).ok_or(Errno::BADF)?, place.namespaces)
+            })
+        })?,
     };
     let Cloned::Parent { pid, pidfd } = cloned else {
         drop((report, gate));
@@ -161,29 +188,29 @@ fn clone_init(alone: SingleThreaded, plan: &Plan, slots: &[OwnedFd]) -> Result<I
     Ok(init)
 }
 
-/// Clones the process in the user namespace `user`, which owns all that are made with the process.
+/// Clones the process in the namespaces that `enter` enters.
 ///
-/// A child does this and ends: there is no way back from a user namespace. What it clones is a
-/// child of the monitor.
+/// A child does this and ends: there is no way back from a user namespace, and the monitor has no
+/// business in a container. What the child clones is a child of the monitor.
 fn clone_in(
     alone: SingleThreaded,
-    flags: u64,
+    plan: &Plan,
     cgroup: Option<BorrowedFd<'_>>,
-    pid_namespace: Option<BorrowedFd<'_>>,
-    user: BorrowedFd<'_>,
+    enter: impl FnOnce() -> Result<(), Errno>,
 ) -> Result<Cloned, Failure> {
     let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
     let (read_end, write_end) = pipe.doing("make a pipe")?;
-    // The group is inherited: in the namespace nobody may enter it.
+    // The group is inherited: in a user namespace nobody may enter it.
     let helper = match sys::clone3(alone, 0, cgroup).doing("fork")? {
         Cloned::Parent { pidfd, .. } => pidfd,
         Cloned::Child => {
-            // Whoever has capabilities there must not get at what this process still holds.
+            // Whoever is there already must not get at what this process still holds. The program
+            // shows itself again when it is executed.
             let hidden = process::DumpableBehavior::NotDumpable;
-            let cloned = process::set_dumpable_behavior(hidden)
-                .and_then(|()| join_pid_namespace(pid_namespace))
-                .and_then(|()| sys::setns(user, libc::CLONE_NEWUSER.unsigned_abs()))
-                .and_then(|()| sys::clone3(alone, flags | libc::CLONE_PARENT as u64, None));
+            let cloned = adjust_oom_score(plan, "self")
+                .and_then(|()| process::set_dumpable_behavior(hidden))
+                .and_then(|()| enter())
+                .and_then(|()| sys::clone3(alone, plan.flags | libc::CLONE_PARENT as u64, None));
             let answer = match cloned {
                 Ok(Cloned::Child) => return Ok(Cloned::Child),
                 Ok(Cloned::Parent { pid, .. }) => pid,
@@ -201,31 +228,35 @@ fn clone_in(
         (Ok(4), pid @ 1..) => pid,
         (Ok(4), errno) => {
             let errno = Errno::from_raw_os_error(-errno);
-            return Err(errno).doing("clone the first process in the user namespace");
+            return Err(errno).doing("clone the process in existing namespaces");
         }
-        _ => return Err(Errno::PIPE).doing("clone the first process in the user namespace"),
+        _ => return Err(Errno::PIPE).doing("clone the process in existing namespaces"),
     };
     // It is a child of ours: until it is waited for, the number is its own.
     let pidfd = process::Pid::from_raw(pid)
         .ok_or(Errno::SRCH)
         .and_then(|pid| process::pidfd_open(pid, process::PidfdFlags::empty()))
-        .doing("open the first process")?;
+        .doing("open the process")?;
     Ok(Cloned::Parent { pid, pidfd })
 }
 
-/// Enters the namespace for what is cloned from now on.
-fn join_pid_namespace(namespace: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
-    match namespace {
-        Some(namespace) => sys::setns(namespace, libc::CLONE_NEWPID.unsigned_abs()),
-        None => Ok(()),
-    }
+/// Sets the score of `process` where the plan says so; its children inherit it.
+fn adjust_oom_score(plan: &Plan, process: &str) -> Result<(), Errno> {
+    let Some(adjustment) = plan.oom_score_adj else {
+        return Ok(());
+    };
+    fs::write(
+        format!("/proc/{process}/oom_score_adj"),
+        adjustment.to_string(),
+    )
+    .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
 /// What only the parent may do to the new process.
 fn prepare_from_outside(plan: &Plan, pid: i32) -> Result<(), Failure> {
     let write = |file: &str, content: &str| fs::write(format!("/proc/{pid}/{file}"), content);
-    if let Some(adjustment) = plan.oom_score_adj {
-        write("oom_score_adj", &adjustment.to_string()).doing("adjust the out-of-memory score")?;
+    if plan.born_in.is_empty() {
+        adjust_oom_score(plan, &pid.to_string()).doing("adjust the out-of-memory score")?;
     }
     if let Some(IdMaps {
         uid,
@@ -245,7 +276,9 @@ fn prepare_from_outside(plan: &Plan, pid: i32) -> Result<(), Failure> {
 /// Records the process and hands it to the embedder.
 fn announce(job: &Job, init: &Init, control: &OwnedFd) -> Result<(), Failure> {
     if let Some(directory) = &job.state {
-        let record = InitRecord::of(init.pid).doing("read the start time of the first process")?;
+        let stays = job.supervision != Supervision::Disowned;
+        let record =
+            InitRecord::of(init.pid, stays).doing("read the start time of the first process")?;
         state::write(&directory.join(state::INIT), &record, false)
             .doing("record the first process")?;
     }
@@ -276,9 +309,10 @@ fn watch(
     init: &Init,
     control: &OwnedFd,
     embedder: BorrowedFd<'_>,
-) -> Result<Event, Failure> {
+) -> Result<Outcome, Failure> {
+    let disowned = job.supervision == Supervision::Disowned;
     let mut report = Some(&init.report);
-    let mut attached = job.attached.then_some(embedder);
+    let mut attached = (job.supervision == Supervision::Attached).then_some(embedder);
     let mut ready = false;
     loop {
         let mut waits = vec![PollFd::new(&init.pidfd, PollFlags::IN)];
@@ -298,15 +332,20 @@ fn watch(
         let reported = report.is_some() && fired.get(1) == Some(&true);
         if reported {
             match read_word(&init.report)? {
+                Some(Word::Waiting) if disowned => return Ok(Outcome::Released(Event::Created)),
                 Some(Word::Waiting) => tell(control.as_fd(), &Event::Created, &[]),
                 Some(Word::Ready) => ready = true,
                 Some(Word::Failed { step, call, errno }) => {
                     wait(&init.pidfd)?;
-                    return Ok(Event::Failed { step, call, errno });
+                    note_failure(job, step, call, errno)?;
+                    return Ok(Outcome::Ended(Event::Failed { step, call, errno }));
                 }
                 None => {
                     report = None;
                     if ready {
+                        if disowned {
+                            return Ok(Outcome::Released(Event::Running));
+                        }
                         forget_start(job);
                         tell(control.as_fd(), &Event::Running, &[]);
                     }
@@ -316,7 +355,7 @@ fn watch(
             continue;
         }
         if fired.first() == Some(&true) {
-            return wait(&init.pidfd).map(Event::Exited);
+            return wait(&init.pidfd).map(|status| Outcome::Ended(Event::Exited(status)));
         }
         if attached.is_some() && fired.iter().rev().take(2).any(|fired| *fired) {
             // The embedder, or its handle of the container, is gone.
@@ -362,9 +401,8 @@ fn wait(pidfd: &OwnedFd) -> Result<ExitStatus, Failure> {
 /// Removes what the container used; tells whether the kernel killed something in it for memory.
 fn clean_up(job: &Job) -> Result<bool, Failure> {
     if let Some(directory) = &job.state {
-        let _ = fs::remove_file(directory.join(state::INIT));
+        state::forget(directory);
     }
-    forget_start(job);
     let Some(cgroup) = &job.cgroup else {
         return Ok(false);
     };
@@ -376,6 +414,16 @@ fn clean_up(job: &Job) -> Result<bool, Failure> {
         .map(|()| killed)
         .map_err(|_| Errno::BUSY)
         .doing("remove the cgroup")
+}
+
+/// Records which step failed, for those who started the container without having created it.
+fn note_failure(job: &Job, step: u16, call: u8, errno: i32) -> Result<(), Failure> {
+    match (&job.state, job.plan.steps.get(usize::from(step))) {
+        (Some(directory), Some(step)) => {
+            state::write_failure(directory, step, call, errno).doing("record the failure")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Removes the FIFO that the container waited at: who comes now comes too late.
@@ -403,8 +451,7 @@ mod tests {
     fn a_job_survives_the_way_to_the_monitor() {
         let plan = Plan {
             flags: 1,
-            pid_namespace: None,
-            user_namespace: None,
+            born_in: Vec::new(),
             cgroup: None,
             id_maps: None,
             oom_score_adj: Some(-3),
@@ -413,7 +460,7 @@ mod tests {
         };
         let job = Job {
             plan: plan.clone(),
-            attached: true,
+            supervision: Supervision::Detached,
             state: Some("/run/x".into()),
             exit_record: None,
             cgroup: None,
@@ -421,8 +468,8 @@ mod tests {
         let bytes = postcard::to_stdvec(&job).unwrap();
         let back: Job = postcard::from_bytes(&bytes).unwrap();
         assert_eq!(
-            (back.plan, back.attached, back.state),
-            (plan, true, job.state)
+            (back.plan, back.supervision, back.state),
+            (plan, Supervision::Detached, job.state)
         );
     }
 }

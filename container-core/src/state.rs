@@ -8,13 +8,23 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::Cgroup;
 use crate::container::ExitStatus;
+use crate::plan::Plan;
+use crate::plan::step::Step;
+use crate::{Error, ErrorKind, Result};
 
 /// The record of a live container's first process, in its state directory.
 pub(crate) const INIT: &str = "init.json";
 
 /// The FIFO that a created container waits at, in its state directory.
 pub(crate) const START: &str = "start";
+
+/// What binds all processes of a container, in its state directory.
+const CONFINEMENT: &str = "confinement";
+
+/// Why a container could not be started, in its state directory.
+const FAILURE: &str = "failure";
 
 /// The form that records of this version have.
 const VERSION: u32 = 1;
@@ -32,7 +42,30 @@ pub(crate) struct ProcessId {
 pub(crate) struct InitRecord {
     version: u32,
     pub(crate) init: ProcessId,
-    pub(crate) monitor: ProcessId,
+    /// `None`: disowned.
+    pub(crate) monitor: Option<ProcessId>,
+}
+
+/// What binds whatever is executed in a container, beside what the process itself asks for.
+///
+/// In `postcard`, as the parts of plans that it consists of.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Confinement {
+    version: u32,
+    pub(crate) cgroup: Option<Cgroup>,
+    /// The step that loads the seccomp filter.
+    pub(crate) filter: Option<Step>,
+    /// The user namespace has a group map of a plain user's.
+    pub(crate) deny_setgroups: bool,
+}
+
+/// The step that failed, of a plan that only its creator knows.
+#[derive(Serialize, Deserialize)]
+struct Failure {
+    version: u32,
+    step: Step,
+    call: u8,
+    errno: i32,
 }
 
 /// How a container ended.
@@ -60,15 +93,98 @@ impl ProcessId {
 }
 
 impl InitRecord {
-    /// The record of the first process `pid`, made by its monitor.
-    pub(crate) fn of(pid: i32) -> io::Result<Self> {
+    /// The record of the first process `pid`, made by its monitor, which stays or leaves it alone.
+    pub(crate) fn of(pid: i32, stays: bool) -> io::Result<Self> {
         let own = rustix::process::getpid().as_raw_nonzero().get();
         Ok(Self {
             version: VERSION,
             init: ProcessId::of(pid)?,
-            monitor: ProcessId::of(own)?,
+            monitor: stays.then(|| ProcessId::of(own)).transpose()?,
         })
     }
+}
+
+impl Confinement {
+    pub(crate) fn of(plan: &Plan, cgroup: Option<Cgroup>) -> Self {
+        let is_filter = |step: &&Step| matches!(step, Step::LoadFilter { .. });
+        Self {
+            version: VERSION,
+            cgroup,
+            filter: plan.steps.iter().find(is_filter).cloned(),
+            deny_setgroups: plan
+                .id_maps
+                .as_ref()
+                .is_some_and(|maps| maps.deny_setgroups),
+        }
+    }
+
+    /// Records it; what an earlier container left of its own is forgotten.
+    pub(crate) fn write(&self, state: &Path) -> Result<()> {
+        let failed = |error| Error::os(format!("record a container in {state:?}"), error);
+        remove(&state.join(FAILURE)).map_err(failed)?;
+        write_plan(&state.join(CONFINEMENT), self).map_err(failed)
+    }
+
+    pub(crate) fn read(state: &Path) -> Result<Self> {
+        let path = state.join(CONFINEMENT);
+        let bytes = fs::read(&path).map_err(|error| Error::os(format!("read {path:?}"), error))?;
+        let read: Self = postcard::from_bytes(&bytes).map_err(|_| damaged(&path))?;
+        if read.version == VERSION {
+            Ok(read)
+        } else {
+            Err(damaged(&path))
+        }
+    }
+}
+
+/// Records why the container could not be started.
+pub(crate) fn write_failure(state: &Path, step: &Step, call: u8, errno: i32) -> io::Result<()> {
+    let failure = Failure {
+        version: VERSION,
+        step: step.clone(),
+        call,
+        errno,
+    };
+    write_plan(&state.join(FAILURE), &failure)
+}
+
+/// Why the container could not be started, if that is what happened.
+pub(crate) fn read_failure(state: &Path) -> Result<Option<Error>> {
+    let path = state.join(FAILURE);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::os(format!("read {path:?}"), error)),
+    };
+    let failure: Failure = postcard::from_bytes(&bytes).map_err(|_| damaged(&path))?;
+    if failure.version != VERSION {
+        return Err(damaged(&path));
+    }
+    Ok(Some(failure.step.failure(failure.call, failure.errno)))
+}
+
+/// Removes the records of a container that lives no more, all but why it could not be started.
+pub(crate) fn forget(state: &Path) {
+    for name in [INIT, CONFINEMENT, START] {
+        let _ = remove(&state.join(name));
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn write_plan<T: Serialize>(path: &Path, part: &T) -> io::Result<()> {
+    let bytes = postcard::to_stdvec(part).map_err(|_| io::ErrorKind::InvalidData)?;
+    replace(path, &bytes, false)
+}
+
+fn damaged(path: &Path) -> Error {
+    let what = format!("read {path:?}, which is damaged or of another version");
+    Error::new(ErrorKind::Integrity, "RecordDamaged", what)
 }
 
 impl ExitRecord {
@@ -97,9 +213,13 @@ impl ExitRecord {
 
 /// Replaces the document at `path`; `durable`: it survives a power cut.
 pub(crate) fn write<T: Serialize>(path: &Path, document: &T, durable: bool) -> io::Result<()> {
+    replace(path, &serde_json::to_vec(document)?, durable)
+}
+
+fn replace(path: &Path, content: &[u8], durable: bool) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     let mut file = File::create(&temporary)?;
-    file.write_all(&serde_json::to_vec(document)?)?;
+    file.write_all(content)?;
     if durable {
         file.sync_all()?;
     }

@@ -119,6 +119,19 @@ pub struct Join {
     pub into: Option<OwnedFd>,
 }
 
+impl Join {
+    fn add(&mut self, version: Version, group: &Path) -> Result<()> {
+        match version {
+            Version::V1 => self.procs.push(open(&group.join("tasks"), OFlags::WRONLY)?),
+            Version::V2 => {
+                let flags = OFlags::PATH | OFlags::DIRECTORY;
+                self.into = Some(open(group, flags)?);
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Cgroup {
     /// Makes the group and sets its limits; what is not limited is as the kernel has it.
     ///
@@ -231,18 +244,30 @@ impl Cgroup {
     pub fn join(&self) -> Result<Join> {
         let mut join = Join::default();
         for group in &self.groups {
-            match group.version {
-                Version::V1 => {
-                    let file = group.directory.join("tasks");
-                    join.procs.push(open(&file, OFlags::WRONLY)?);
-                }
-                Version::V2 => {
-                    let flags = OFlags::PATH | OFlags::DIRECTORY;
-                    join.into = Some(open(&group.directory, flags)?);
-                }
-            }
+            join.add(group.version, &group.directory)?;
         }
         Ok(join)
+    }
+
+    /// Opens what a process needs to enter the group `path` below it, or itself in hierarchies that
+    /// do not have that.
+    ///
+    /// # Errors
+    /// `NotFound` (`CgroupUnknown`) if no hierarchy has it.
+    pub(crate) fn join_below(&self, path: &CgroupPath) -> Result<Join> {
+        let mut join = Join::default();
+        let mut found = false;
+        for group in &self.groups {
+            let below = group.directory.join(path.as_str());
+            let there = below.is_dir();
+            found |= there;
+            join.add(group.version, if there { &below } else { &group.directory })?;
+        }
+        if found {
+            return Ok(join);
+        }
+        let what = format!("find cgroup {path} below {}", self.path);
+        Err(Error::new(ErrorKind::NotFound, "CgroupUnknown", what))
     }
 
     /// How many processes of the group the kernel killed for want of memory.
@@ -306,6 +331,18 @@ impl Cgroup {
             Err(cleanup) => error.with_cleanup([cleanup]),
             Ok(()) => error,
         })
+    }
+
+    /// Whether its processes are stopped, or about to be.
+    ///
+    /// # Errors
+    /// `Os` if the group is gone.
+    pub fn is_frozen(&self) -> Result<bool> {
+        match self.freezer() {
+            Ok(freezer) => freezer.is_set(),
+            Err(error) if error.kind() == ErrorKind::Unsupported => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Lets the processes go on.
@@ -591,6 +628,14 @@ struct Freezer {
 impl Freezer {
     fn set(&self, frozen: bool) -> Result<()> {
         write(&self.file, if frozen { self.words.0 } else { self.words.1 })
+    }
+
+    fn is_set(&self) -> Result<bool> {
+        // Version 1 tells by the same file, and has a word more for what is about to stop.
+        Ok(matches!(
+            read(&self.file)?.trim(),
+            "1" | "FROZEN" | "FREEZING"
+        ))
     }
 
     fn wait(&self, deadline: Instant) -> Result<()> {

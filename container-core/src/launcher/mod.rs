@@ -79,6 +79,14 @@ impl Launcher {
         self.connect(&mut self.lock()).map(drop)
     }
 
+    /// The number of the launcher's process, started if it is not running.
+    pub(crate) fn pid(&self) -> Result<i32> {
+        let mut connection = self.lock();
+        self.connect(&mut connection)?;
+        let pid = connection.as_ref().map(|running| running.process.id());
+        Ok(pid.and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0))
+    }
+
     /// Asks for a container; the answer comes over the other end of `control`.
     pub(crate) fn send(
         &self,

@@ -19,7 +19,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroup;
-use crate::container::ExitStatus;
+use crate::container::{ExitStatus, Supervision};
 use crate::plan::Plan;
 
 /// `argv[0]` of a launcher.
@@ -43,8 +43,7 @@ const MAX_EVENT: usize = 4096;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Job {
     pub(crate) plan: Plan,
-    /// The container dies with the embedder.
-    pub(crate) attached: bool,
+    pub(crate) supervision: Supervision,
     /// Where to record the process while it runs.
     pub(crate) state: Option<PathBuf>,
     /// Where to record how the process ended.

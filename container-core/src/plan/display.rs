@@ -10,7 +10,7 @@ use super::step::{Attributes, Device, Keep, MountSource, Place, Slot, SlotKind, 
 use crate::capability;
 
 /// The namespaces of the `CLONE_*` flags, in the order in which they are printed.
-const NAMESPACES: [(libc::c_int, &str); 7] = [
+const NAMESPACES: [(libc::c_int, &str); 8] = [
     (libc::CLONE_NEWUSER, "user"),
     (libc::CLONE_NEWPID, "pid"),
     (libc::CLONE_NEWNS, "mount"),
@@ -18,20 +18,22 @@ const NAMESPACES: [(libc::c_int, &str); 7] = [
     (libc::CLONE_NEWIPC, "ipc"),
     (libc::CLONE_NEWUTS, "uts"),
     (libc::CLONE_NEWCGROUP, "cgroup"),
+    (libc::CLONE_NEWTIME, "time"),
 ];
 
 impl Display for Plan {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let new: Vec<_> = NAMESPACES
-            .iter()
-            .filter(|(flag, _)| self.flags & u64::from(flag.unsigned_abs()) != 0)
-            .map(|(_, name)| *name)
-            .collect();
+        let new: Vec<_> = names_of(self.flags).collect();
         writeln!(f, "clone into new namespaces: {}", new.join(" "))?;
-        for slot in [self.pid_namespace, self.user_namespace, self.cgroup]
-            .into_iter()
-            .flatten()
-        {
+        for place in &self.born_in {
+            write!(f, "born in {}", Named(self, place.of))?;
+            if self.slots.get(usize::from(place.of.0)) == Some(&SlotKind::Target) {
+                let names: Vec<_> = names_of(u64::from(place.namespaces)).collect();
+                write!(f, " {}", names.join(" "))?;
+            }
+            writeln!(f)?;
+        }
+        if let Some(slot) = self.cgroup {
             writeln!(f, "born in {}", Named(self, slot))?;
         }
         if let Some(maps) = &self.id_maps {
@@ -60,6 +62,11 @@ impl Display for Plan {
     }
 }
 
+fn names_of(flags: u64) -> impl Iterator<Item = &'static str> {
+    let set = move |(flag, _): &&(libc::c_int, _)| flags & u64::from(flag.unsigned_abs()) != 0;
+    NAMESPACES.iter().filter(set).map(|(_, name)| *name)
+}
+
 /// A slot by what is in it.
 struct Named<'p>(&'p Plan, Slot);
 
@@ -71,6 +78,9 @@ impl Display for Named<'_> {
             Some(SlotKind::CgroupInto) => f.write_str("a cgroup v2 group"),
             Some(SlotKind::Stdio(number)) => write!(f, "standard stream {number}"),
             Some(SlotKind::Start) => f.write_str("the start signal"),
+            Some(SlotKind::Console) => f.write_str("the console socket"),
+            Some(SlotKind::Extra(number)) => write!(f, "descriptor {number}"),
+            Some(SlotKind::Target) => f.write_str("the container's namespaces:"),
             None => write!(f, "slot {}", self.1.0),
         }
     }
@@ -133,7 +143,7 @@ impl Display for Step {
                     crate::rlimit::name(*resource)
                 )
             }
-            Self::ChangeDirectory(path) => write!(f, "change to directory {path:?}"),
+            Self::ChangeDirectory { path, .. } => write!(f, "change to directory {path:?}"),
             Self::NoNewPrivileges => f.write_str("forbid new privileges"),
             Self::LoadFilter { instructions, .. } => {
                 write!(
@@ -144,6 +154,16 @@ impl Display for Step {
             }
             Self::LimitCapabilities { keep } => {
                 write!(f, "bound capabilities to {}", capability::display(*keep))
+            }
+            Self::OpenTerminal { size, console, .. } => {
+                f.write_str("open a terminal")?;
+                if let Some((columns, rows)) = size {
+                    write!(f, " of {columns} columns and {rows} rows")?;
+                }
+                match console {
+                    Some(place) => write!(f, ", also on {place}"),
+                    None => Ok(()),
+                }
             }
             Self::SetAccount {
                 fixed: Some(account),
@@ -167,8 +187,15 @@ impl Display for Step {
                 capability::display(sets.ambient)
             ),
             Self::SetUmask(mask) => write!(f, "set umask {mask:04o}"),
+            Self::CheckProgram(candidates) => {
+                f.write_str("look for")?;
+                candidates
+                    .iter()
+                    .try_for_each(|candidate| write!(f, " {candidate:?}"))
+            }
             Self::AwaitStart { .. } => f.write_str("wait for the start"),
             Self::SetStdio(_) => f.write_str("put the standard streams in place"),
+            Self::PassDescriptor { number, .. } => write!(f, "pass descriptor {number}"),
             Self::Execute(program) => {
                 f.write_str("execute")?;
                 program

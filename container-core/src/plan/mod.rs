@@ -16,11 +16,12 @@ mod tree;
 use std::io;
 use std::path::Path;
 
-use oci_spec::runtime::{Mount, Spec};
+use oci_spec::runtime::{Mount, Process, Spec};
 use serde::{Deserialize, Serialize};
 
 use self::step::{Call, SlotKind, Step};
 use crate::feature::Features;
+use crate::state::Confinement;
 use crate::{Error, ErrorKind, Result};
 
 /// A start, ready to be made: the kernel operations in their order.
@@ -28,10 +29,8 @@ use crate::{Error, ErrorKind, Result};
 pub struct Plan {
     /// The `CLONE_*` flags of the new process.
     pub(crate) flags: u64,
-    /// The PID namespace that the process is born into, where it is neither new nor ours.
-    pub(crate) pid_namespace: Option<step::Slot>,
-    /// The user namespace that the process is born into, where it is neither new nor ours.
-    pub(crate) user_namespace: Option<step::Slot>,
+    /// Existing namespaces that the process is born into, in the order in which they are entered.
+    pub(crate) born_in: Vec<Birthplace>,
     /// The cgroup v2 group that the process is born into.
     pub(crate) cgroup: Option<step::Slot>,
     pub(crate) id_maps: Option<IdMaps>,
@@ -39,6 +38,15 @@ pub struct Plan {
     /// The descriptors that travel with the plan.
     pub(crate) slots: Vec<SlotKind>,
     pub(crate) steps: Vec<Step>,
+}
+
+/// Namespaces that only a child can be in, or that own those which are made with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Birthplace {
+    /// A namespace, or a process for those that it is in.
+    pub(crate) of: step::Slot,
+    /// `CLONE_NEW*`.
+    pub(crate) namespaces: u32,
 }
 
 /// The contents of `/proc/PID/{uid_map,gid_map}`.
@@ -63,6 +71,11 @@ pub struct PlanOptions {
     pub user: Option<String>,
     /// Whether the process waits for the word to start once everything else is done.
     pub wait_for_start: bool,
+    /// Whether the process outlives its parent, which leaves it to a subreaper. That its program can be
+    /// executed is then checked before the wait.
+    pub disowned: bool,
+    /// The numbers of the descriptors that the program gets beside its standard streams.
+    pub descriptors: Vec<u32>,
     /// The cgroup hierarchies of the host, and which of them the process enters.
     pub cgroups: CgroupEntry,
     /// What this kernel has; [`Features::host`] unless another host is planned for.
@@ -102,6 +115,8 @@ impl Default for PlanOptions {
             root_mounts: Vec::new(),
             user: None,
             wait_for_start: false,
+            disowned: false,
+            descriptors: Vec::new(),
             cgroups: CgroupEntry::default(),
             features: Features::host(),
         }
@@ -124,6 +139,35 @@ impl Plan {
     /// runtime-spec `config.md`, `config-linux.md`.
     pub fn compile(spec: &Spec, bundle: &Path, options: &PlanOptions) -> Result<Self> {
         compile::Compiler::new(spec, bundle, options).compile()
+    }
+
+    /// Compiles a process that is executed in a container: in these `namespaces` of its first process,
+    /// bound by `confinement`.
+    pub(crate) fn compile_exec(
+        process: &Process,
+        confinement: &Confinement,
+        namespaces: u32,
+        options: &PlanOptions,
+    ) -> Result<Self> {
+        let mut spec = Spec::default();
+        spec.set_root(None);
+        spec.set_linux(None);
+        spec.set_process(Some(process.clone()));
+        compile::Compiler::new(&spec, Path::new("/"), options).compile_exec(confinement, namespaces)
+    }
+
+    /// The highest number of a descriptor that is passed to the program.
+    pub(crate) fn highest_descriptor(&self) -> Option<i32> {
+        let numbers = self.slots.iter().filter_map(|slot| match slot {
+            SlotKind::Extra(number) => i32::try_from(*number).ok(),
+            _ => None,
+        });
+        numbers.max()
+    }
+
+    /// Whether the process has a terminal for its standard streams.
+    pub(crate) fn has_terminal(&self) -> bool {
+        self.slots.contains(&SlotKind::Console)
     }
 }
 
@@ -169,16 +213,29 @@ impl Word {
 impl Plan {
     /// The error for a step that failed, in words.
     pub(crate) fn failure(&self, step: u16, call: u8, errno: i32) -> Error {
-        let failed = self.steps.get(usize::from(step));
-        let what = failed.map_or_else(|| format!("step {step}"), Step::to_string);
+        match self.steps.get(usize::from(step)) {
+            Some(failed) => failed.failure(call, errno),
+            None => {
+                let source = io::Error::from_raw_os_error(errno);
+                Error::os(Call::name_of(call), source).context(format!("step {step}"))
+            }
+        }
+    }
+}
+
+impl Step {
+    /// The error for a failure of this step, in words.
+    pub(crate) fn failure(&self, call: u8, errno: i32) -> Error {
         let source = io::Error::from_raw_os_error(errno);
-        let error = Error::os(Call::name_of(call), source).context(what);
-        match failed {
-            Some(Step::Execute(_)) if errno == libc::ENOENT => error.with_code("CommandNotFound"),
-            Some(Step::Execute(_)) if errno == libc::EACCES => {
+        let error = Error::os(Call::name_of(call), source).context(self.to_string());
+        match self {
+            Self::Execute(_) | Self::CheckProgram(_) if errno == libc::ENOENT => {
+                error.with_code("CommandNotFound")
+            }
+            Self::Execute(_) | Self::CheckProgram(_) if errno == libc::EACCES => {
                 error.with_code("CommandNotExecutable")
             }
-            Some(Step::LookUpUser { user, .. }) if call == Call::UserLookup as u8 => {
+            Self::LookUpUser { user, .. } if call == Call::UserLookup as u8 => {
                 // Without files only numbers are found, so that what is malformed shows.
                 match crate::user::resolve(&user.to_string_lossy(), &[], &[]) {
                     Err(found) if found.kind() == ErrorKind::InvalidInput => found,

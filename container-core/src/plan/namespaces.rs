@@ -2,10 +2,12 @@
 
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType};
 
-use super::IdMaps;
 use super::compile::{Compiler, c_string, has_any, is_mapped, is_set, text, unsupported};
 use super::step::{Slot, SlotKind, Step};
+use super::{Birthplace, IdMaps};
 use crate::{Error, Result};
+
+const NEW_USER: u32 = libc::CLONE_NEWUSER.unsigned_abs();
 
 impl Compiler<'_> {
     /// Namespaces, session and cgroup: everything before the first mount. Gives the slot of the
@@ -17,18 +19,19 @@ impl Compiler<'_> {
             self.enter_namespace(namespace, &mut joins)?;
         }
         self.make_time_namespace(linux)?;
-        if self.user_namespace.is_some() {
+        // The user namespace last: it may have no right to the PID namespace.
+        self.born_in
+            .sort_by_key(|place| place.namespaces & NEW_USER != 0);
+        if self.has_user_namespace() {
             self.steps.push(Step::BecomeRoot);
         }
         if self.flags & libc::CLONE_NEWUSER as u64 != 0 {
-            self.id_maps = Some(id_maps(linux)?);
+            let maps = id_maps(linux)?;
+            self.deny_setgroups = maps.deny_setgroups;
+            self.id_maps = Some(maps);
             self.steps.push(Step::AwaitIdMaps);
         }
-        self.steps.push(Step::NewSession);
-        for _ in 0..self.options.cgroups.joins {
-            let group = self.slot(SlotKind::CgroupJoin);
-            self.steps.push(Step::JoinCgroup { group });
-        }
+        let cgroup = self.enter_session();
         // A mount namespace last: its owner may not be that of the others.
         joins.sort_by_key(|(flag, _)| *flag == libc::CLONE_NEWNS);
         for (flag, namespace) in joins {
@@ -43,11 +46,18 @@ impl Compiler<'_> {
             self.steps.push(Step::RaiseLoopback);
         }
         self.steps.push(Step::NewKeyring);
-        Ok(self
-            .options
-            .cgroups
-            .into
-            .then(|| self.slot(SlotKind::CgroupInto)))
+        Ok(cgroup)
+    }
+
+    /// Session and cgroup. Gives the slot of the cgroup v2 group.
+    pub(super) fn enter_session(&mut self) -> Option<Slot> {
+        self.steps.push(Step::NewSession);
+        for _ in 0..self.options.cgroups.joins {
+            let group = self.slot(SlotKind::CgroupJoin);
+            self.steps.push(Step::JoinCgroup { group });
+        }
+        let into = self.options.cgroups.into;
+        into.then(|| self.slot(SlotKind::CgroupInto))
     }
 
     pub(super) fn name_host(&mut self) -> Result<()> {
@@ -104,7 +114,8 @@ impl Compiler<'_> {
 
     /// Whether the process is in a user namespace that is not ours.
     pub(super) fn has_user_namespace(&self) -> bool {
-        self.id_maps.is_some() || self.user_namespace.is_some()
+        let joins = |place: &Birthplace| place.namespaces & NEW_USER != 0;
+        self.id_maps.is_some() || self.born_in.iter().any(joins)
     }
 
     fn enter_namespace(
@@ -131,10 +142,12 @@ impl Compiler<'_> {
         };
         let slot = self.slot(SlotKind::Namespace(text(path)?));
         match flag {
-            // Only children can be in another PID namespace: the monitor enters it for us.
-            libc::CLONE_NEWPID => self.pid_namespace = Some(slot),
-            // It has to own all new ones, so that it is entered before these are made.
-            libc::CLONE_NEWUSER => self.user_namespace = Some(slot),
+            // Only children can be in another PID namespace; and a user namespace has to own all new
+            // ones, so that it is entered before these are made.
+            libc::CLONE_NEWPID | libc::CLONE_NEWUSER => self.born_in.push(Birthplace {
+                of: slot,
+                namespaces: flag.unsigned_abs(),
+            }),
             _ => joins.push((flag, slot)),
         }
         Ok(())

@@ -23,6 +23,12 @@ pub(crate) enum SlotKind {
     CgroupJoin,
     /// The directory of a cgroup v2 group.
     CgroupInto,
+    /// The socket over which the terminal is sent.
+    Console,
+    /// What the program gets as the descriptor of this number.
+    Extra(u32),
+    /// The process whose namespaces are entered.
+    Target,
 }
 
 /// One step on the way from a fresh clone to the user's program.
@@ -114,8 +120,12 @@ pub(crate) enum Step {
         soft: u64,
         hard: u64,
     },
-    /// Sets the working directory, made if missing, which must lie inside the root.
-    ChangeDirectory(CString),
+    /// Sets the working directory, which must lie inside the root.
+    ChangeDirectory {
+        path: CString,
+        /// Makes what is missing of it.
+        make: bool,
+    },
     NoNewPrivileges,
     /// Loads the filter.
     ///
@@ -129,6 +139,16 @@ pub(crate) enum Step {
     LimitCapabilities {
         keep: u64,
     },
+    /// Makes a terminal in the container's own devpts and sends the other side of it away.
+    ///
+    /// The session's controlling terminal and standard streams, and in a container's first process
+    /// also `/dev/console`.
+    OpenTerminal {
+        socket: Slot,
+        /// Columns and rows.
+        size: Option<(u16, u16)>,
+        console: Option<Place>,
+    },
     /// Sets groups, then group, then user: each needs what the next one gives up.
     ///
     /// Standard streams that are pipes are given to a user other than root, who could not open
@@ -140,12 +160,21 @@ pub(crate) enum Step {
     },
     SetCapabilities(Capabilities),
     SetUmask(u32),
+    /// Looks whether one of these can be executed, so that it shows before anybody starts it.
+    CheckProgram(Vec<CString>),
     /// Waits for the word to start.
     AwaitStart {
         start: Slot,
+        /// The monitor ends meanwhile: no word reaches anybody afterwards.
+        released: bool,
     },
     /// Puts the three standard streams in place and closes everything else at exec.
     SetStdio([Slot; 3]),
+    /// Gives the program a descriptor beside the standard streams.
+    PassDescriptor {
+        from: Slot,
+        number: u32,
+    },
     Execute(Program),
 }
 
@@ -249,7 +278,8 @@ pub(crate) struct Program {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Call {
-    Chdir = 1,
+    Access = 1,
+    Chdir,
     Capset,
     CloseRange,
     Dup,
@@ -272,6 +302,7 @@ pub(crate) enum Call {
     Prctl,
     Read,
     Seccomp,
+    Sendmsg,
     Setgid,
     Setgroups,
     Sethostname,
@@ -291,7 +322,8 @@ pub(crate) enum Call {
 }
 
 impl Call {
-    const ALL: [(Self, &'static str); 37] = [
+    const ALL: [(Self, &'static str); 39] = [
+        (Self::Access, "faccessat"),
         (Self::Chdir, "chdir"),
         (Self::Capset, "capset"),
         (Self::CloseRange, "close_range"),
@@ -315,6 +347,7 @@ impl Call {
         (Self::Prctl, "prctl"),
         (Self::Read, "read"),
         (Self::Seccomp, "seccomp"),
+        (Self::Sendmsg, "sendmsg"),
         (Self::Setgid, "setresgid"),
         (Self::Setgroups, "setgroups"),
         (Self::Sethostname, "sethostname"),

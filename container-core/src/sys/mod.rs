@@ -159,6 +159,15 @@ pub(crate) fn close_range_cloexec(first: u32) -> Result<(), Errno> {
     .map(drop)
 }
 
+/// Makes `number` another descriptor of `file`, not close-on-exec; what was there is closed.
+///
+/// # References
+/// `dup3(2)`.
+pub(crate) fn duplicate_to(file: BorrowedFd<'_>, number: u32) -> Result<(), Errno> {
+    // SAFETY: the callers own no descriptor of that number.
+    check(unsafe { libc::syscall(libc::SYS_dup3, file.as_raw_fd(), number, 0) }).map(drop)
+}
+
 /// Closes every descriptor from `first` on; for a process that owns none of them.
 ///
 /// # References

@@ -2,11 +2,13 @@
 
 mod cgroup;
 mod contract;
+mod exec;
 mod namespaces;
 mod plan;
 mod rows;
 mod start;
 mod support;
+mod terminal;
 mod threats;
 
 #[global_allocator]

@@ -181,7 +181,6 @@ fn refused(code: &str, part: &str, edit: impl FnOnce(&mut Value)) {
 fn unsupported_fields_are_named() {
     for (pointer, value) in [
         ("/hooks", json!({"prestart": [{"path": "/bin/true"}]})),
-        ("/process/terminal", json!(true)),
         ("/process/apparmorProfile", json!("docker-default")),
         (
             "/process/selinuxLabel",

@@ -10,7 +10,9 @@ use std::time::Duration;
 use container_core::oci_spec::runtime::{
     LinuxMemory, LinuxNamespaceType, LinuxPids, LinuxResources,
 };
-use container_core::{Container, CreateOptions, ErrorKind, ExitStatus, Launcher, Signal, Stdio};
+use container_core::{
+    Container, CreateOptions, ErrorKind, ExitStatus, Launcher, Signal, Stdio, Supervision,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, kill_process, test_kill_process};
 
@@ -454,7 +456,7 @@ fn privileged_dropped_handle_kills_an_attached_container() {
 fn privileged_detached_container_outlives_handle_and_launcher() {
     with_bundle!(|place, bundle| {
         let (mut options, state, record) = recorded(place);
-        options.attached = false;
+        options.supervision = Supervision::Detached;
         options.stdio = [Stdio::Null, Stdio::Null, Stdio::Null];
         let launcher = Launcher::new();
         let spec = bundle.shell("while [ ! -e /stop ]; do sleep 0.01; done; exit 3");
@@ -485,7 +487,10 @@ fn role_embedder_with_two_containers() {
         let state = dir.join(if attached { "attached" } else { "detached" });
         fs::create_dir(&state).unwrap();
         let mut options = CreateOptions::default();
-        options.attached = attached;
+        options.supervision = match attached {
+            true => Supervision::Attached,
+            false => Supervision::Detached,
+        };
         options.state = Some(state);
         let container = launcher
             .create(&bundle.spec(&["sleep", "600"]), options)

@@ -13,7 +13,7 @@ use rustix::mount::{self, MountAttrFlags, MountPropagationFlags};
 use rustix::process::{self, Signal};
 use rustix::{system, thread};
 
-use self::program::{Found, change_directory, limit_capabilities};
+use self::program::{Found, change_directory, check_program, limit_capabilities};
 use super::place::PATH_MAX;
 use super::step::{Call, Slot, Step};
 use super::{Plan, Word};
@@ -22,6 +22,7 @@ use crate::user;
 
 mod program;
 mod rootfs;
+mod terminal;
 
 /// A plan with what `execve` wants: arrays of pointers, made before the clone.
 pub(crate) struct Prepared<'a> {
@@ -103,6 +104,8 @@ impl<'a> Prepared<'a> {
             dev: None,
             empty: None,
             account: None,
+            terminal: None,
+            released: false,
         };
         for (number, step) in walker.prepared.plan.steps.iter().enumerate() {
             if let Err(fault) = walker.take(step) {
@@ -137,11 +140,18 @@ struct Walker<'a> {
     /// The empty read-only directory that masks directories; made at its first use.
     empty: Option<OwnedFd>,
     account: Option<Found>,
+    /// The inner side of the terminal, in place of the standard streams.
+    terminal: Option<OwnedFd>,
+    /// The monitor is gone, as it should.
+    released: bool,
 }
 
 impl Walker<'_> {
     /// Fails if the monitor is gone; the first process of a PID namespace gets no SIGPIPE.
     fn tell(&self, word: Word) -> Walk {
+        if self.released {
+            return Ok(());
+        }
         io::write(self.report, &word.to_bytes())
             .at(Call::Write)
             .map(drop)
@@ -211,13 +221,18 @@ impl Walker<'_> {
                 soft,
                 hard,
             } => sys::setrlimit(*resource, *soft, *hard).at(Call::Setrlimit),
-            Step::ChangeDirectory(path) => change_directory(path),
+            Step::ChangeDirectory { path, make } => change_directory(path, *make),
             Step::NoNewPrivileges => thread::set_no_new_privs(true).at(Call::Prctl),
             Step::LoadFilter {
                 instructions,
                 flags,
             } => sys::seccomp_filter(instructions, *flags).at(Call::Seccomp),
             Step::LimitCapabilities { keep } => limit_capabilities(*keep),
+            Step::OpenTerminal {
+                socket,
+                size,
+                console,
+            } => self.open_terminal(*socket, *size, console.as_ref()),
             Step::SetAccount { fixed, stdio } => self.set_account(fixed.as_ref(), *stdio),
             Step::SetCapabilities(sets) => {
                 sys::capset(sets.effective, sets.permitted, sets.inheritable).at(Call::Capset)?;
@@ -230,12 +245,17 @@ impl Walker<'_> {
                 process::umask(Mode::from_bits_truncate(*mask));
                 Ok(())
             }
-            Step::AwaitStart { start } => {
+            Step::CheckProgram(candidates) => check_program(candidates),
+            Step::AwaitStart { start, released } => {
                 let start = self.prepared.descriptor(*start)?;
                 self.tell(Word::Waiting)?;
+                self.released = *released;
                 await_byte(start)
             }
             Step::SetStdio(slots) => self.set_stdio(*slots),
+            Step::PassDescriptor { from, number } => {
+                sys::duplicate_to(self.prepared.descriptor(*from)?, *number).at(Call::Dup)
+            }
             Step::Execute(program) => self.execute(program),
         }
     }

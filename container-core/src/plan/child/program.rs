@@ -2,10 +2,10 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{self, CWD, FileType, Mode, OFlags};
+use rustix::fs::{self, Access, CWD, FileType, Mode, OFlags};
 use rustix::io::{self, Errno};
 use rustix::process::{self, Uid};
 use rustix::thread;
@@ -88,9 +88,10 @@ impl Walker<'_> {
 
     fn give_pipes(&self, stdio: [Slot; 3], uid: u32) -> Walk {
         for slot in stdio {
-            let stream = self.prepared.descriptor(slot)?;
+            let stream = self.stream(slot)?;
             let status = fs::fstat(stream).at(Call::Stat)?;
-            if FileType::from_raw_mode(status.st_mode) == FileType::Fifo {
+            let is_pipe = FileType::from_raw_mode(status.st_mode) == FileType::Fifo;
+            if is_pipe || self.terminal.is_some() {
                 // Refused for a pipe of somebody else's; the stream itself works all the same.
                 let _ = fs::fchown(stream, Some(Uid::from_raw(uid)), None);
             }
@@ -98,9 +99,17 @@ impl Walker<'_> {
         Ok(())
     }
 
+    /// The standard stream in `slot`, or the terminal that takes the place of all three.
+    fn stream(&self, slot: Slot) -> Walk<BorrowedFd<'_>> {
+        match &self.terminal {
+            Some(terminal) => Ok(terminal.as_fd()),
+            None => self.prepared.descriptor(slot),
+        }
+    }
+
     pub(super) fn set_stdio(&self, slots: [Slot; 3]) -> Walk {
         for (number, slot) in (0..).zip(slots) {
-            let stream = self.prepared.descriptor(slot)?;
+            let stream = self.stream(slot)?;
             let result = match number {
                 0 => rustix::stdio::dup2_stdin(stream),
                 1 => rustix::stdio::dup2_stdout(stream),
@@ -169,10 +178,30 @@ fn check_regular(file: &OwnedFd) -> Walk {
     }
 }
 
-/// Enters `path`, made if missing, and makes sure that it lies inside the root.
-pub(super) fn change_directory(path: &CStr) -> Walk {
+/// Looks whether one of `candidates` is a program that this process may execute.
+pub(super) fn check_program(candidates: &[CString]) -> Walk {
+    let mut outcome = Errno::NOENT;
+    for candidate in candidates {
+        let found =
+            fs::stat(candidate.as_c_str()).and_then(|status| {
+                match FileType::from_raw_mode(status.st_mode) {
+                    FileType::RegularFile => fs::access(candidate.as_c_str(), Access::EXEC_OK),
+                    _ => Err(Errno::ACCESS),
+                }
+            });
+        match found {
+            Ok(()) => return Ok(()),
+            Err(Errno::NOENT | Errno::NOTDIR) => {}
+            Err(errno) => outcome = errno,
+        }
+    }
+    Err(outcome).at(Call::Access)
+}
+
+/// Enters `path`, made if missing where `make` says so, and makes sure that it lies inside the root.
+pub(super) fn change_directory(path: &CStr, make: bool) -> Walk {
     match process::chdir(path) {
-        Err(Errno::NOENT) => {
+        Err(Errno::NOENT) if make => {
             let made = open_or_make(open_root()?.as_fd(), relative(path), Make::Directory)?;
             process::fchdir(&made).at(Call::Chdir)?;
         }
@@ -186,7 +215,7 @@ pub(super) fn change_directory(path: &CStr) -> Walk {
     }
 }
 
-fn open_root() -> Walk<OwnedFd> {
+pub(super) fn open_root() -> Walk<OwnedFd> {
     fs::openat(CWD, c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).at(Call::Open)
 }
 

@@ -81,7 +81,7 @@ impl Walker<'_> {
     }
 
     /// The directory that `place` is relative to, and how strictly it is resolved there.
-    fn below(&self, place: &Place) -> Walk<(BorrowedFd<'_>, ResolveFlags)> {
+    pub(super) fn below(&self, place: &Place) -> Walk<(BorrowedFd<'_>, ResolveFlags)> {
         let kept = match place.below {
             Some(Keep::Proc) => &self.proc,
             Some(Keep::Sys) => &self.sys,

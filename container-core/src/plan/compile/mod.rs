@@ -4,10 +4,11 @@ use std::ffi::CString;
 use std::fmt::Debug;
 use std::path::Path;
 
-use oci_spec::runtime::{LinuxIdMapping, Spec};
+use oci_spec::runtime::{LinuxIdMapping, Process, Spec};
 
 use super::step::{Keep, Slot, SlotKind, Step};
-use super::{IdMaps, Plan, PlanOptions};
+use super::{Birthplace, IdMaps, Plan, PlanOptions};
+use crate::state::Confinement;
 use crate::{Error, ErrorKind, Result, sys};
 
 mod process;
@@ -20,10 +21,13 @@ pub(super) struct Compiler<'a> {
     pub(super) steps: Vec<Step>,
     slots: Vec<SlotKind>,
     pub(super) flags: u64,
-    pub(super) pid_namespace: Option<Slot>,
-    pub(super) user_namespace: Option<Slot>,
+    pub(super) born_in: Vec<Birthplace>,
     kept: Vec<Keep>,
     pub(super) id_maps: Option<IdMaps>,
+    /// The kernel does not let the user namespace set groups.
+    pub(super) deny_setgroups: bool,
+    /// The root is that of a running container, whose own it is.
+    joins_container: bool,
 }
 
 pub(super) fn c_string(what: &str, text: impl Into<CStringSource>) -> Result<CString> {
@@ -76,10 +80,11 @@ impl<'a> Compiler<'a> {
             steps: Vec::with_capacity(96),
             slots: Vec::new(),
             flags: sys::CLONE_CLEAR_SIGHAND,
-            pid_namespace: None,
-            user_namespace: None,
+            born_in: Vec::new(),
             kept: Vec::new(),
             id_maps: None,
+            deny_setgroups: false,
+            joins_container: false,
         }
     }
 
@@ -90,24 +95,55 @@ impl<'a> Compiler<'a> {
         let stdio = [0, 1, 2].map(|stream| self.slot(SlotKind::Stdio(stream)));
         let cgroup = self.enter(linux)?;
         self.name_host()?;
-        if self.flags & libc::CLONE_NEWNS as u64 != 0 {
+        let console = if self.flags & libc::CLONE_NEWNS as u64 != 0 {
             self.mount_all(linux)?;
             self.steps.push(Step::PivotRoot);
+            Some(self.place(Path::new("/dev/console"))?)
         } else {
             self.refuse_mounts(linux)?;
             self.set_sysctls(linux)?;
+            None
+        };
+        self.open_terminal(process, console)?;
+        let filter = self.filter()?;
+        self.confine(process, stdio, filter)?;
+        Ok(self.finish(process, cgroup))
+    }
+
+    /// A process that joins a container: no namespace, root or mount of its own.
+    pub(super) fn compile_exec(
+        mut self,
+        confinement: &Confinement,
+        namespaces: u32,
+    ) -> Result<Plan> {
+        self.refuse_unsupported()?;
+        let process = required("process", self.spec.process().as_ref())?;
+        self.deny_setgroups = confinement.deny_setgroups;
+        self.joins_container = true;
+        let stdio = [0, 1, 2].map(|stream| self.slot(SlotKind::Stdio(stream)));
+        // All at once: whoever enters the user namespace first may have no right to the others.
+        let of = self.slot(SlotKind::Target);
+        self.born_in.push(Birthplace { of, namespaces });
+        if self.has_user_namespace() {
+            self.steps.push(Step::BecomeRoot);
         }
-        self.confine(process, stdio)?;
-        Ok(Plan {
+        let cgroup = self.enter_session();
+        self.steps.push(Step::NewKeyring);
+        self.open_terminal(process, None)?;
+        self.confine(process, stdio, confinement.filter.clone())?;
+        Ok(self.finish(process, cgroup))
+    }
+
+    fn finish(self, process: &Process, cgroup: Option<Slot>) -> Plan {
+        Plan {
             flags: self.flags,
-            pid_namespace: self.pid_namespace,
-            user_namespace: self.user_namespace,
+            born_in: self.born_in,
             cgroup,
             id_maps: self.id_maps,
             oom_score_adj: process.oom_score_adj(),
             slots: self.slots,
             steps: self.steps,
-        })
+        }
     }
 
     pub(super) fn slot(&mut self, kind: SlotKind) -> Slot {
@@ -126,10 +162,6 @@ impl<'a> Compiler<'a> {
         let fields = [
             ("hooks", hooks),
             ("vm", self.spec.vm().is_some()),
-            (
-                "process.terminal",
-                process.is_some_and(|p| p.terminal() == Some(true)),
-            ),
             (
                 "process.apparmorProfile",
                 process.is_some_and(|p| is_set(p.apparmor_profile())),

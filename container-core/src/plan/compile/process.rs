@@ -4,18 +4,26 @@ use oci_spec::runtime::Process;
 
 use super::{Compiler, c_string};
 use crate::plan::mounts::inside;
-use crate::plan::step::{Account, Capabilities, Program, Slot, SlotKind, Step};
+use crate::plan::step::{Account, Capabilities, Place, Program, Slot, SlotKind, Step};
 use crate::{Error, Result, capability, rlimit, seccomp};
 
 /// The search path of a process that has none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// The highest number of a descriptor that is passed on; a message carries fewer.
+const MAX_DESCRIPTOR: u32 = 512;
+
 impl Compiler<'_> {
     /// What the process is, may do and starts: everything after the root file system is in place.
-    pub(super) fn confine(&mut self, process: &Process, stdio: [Slot; 3]) -> Result<()> {
+    pub(super) fn confine(
+        &mut self,
+        process: &Process,
+        stdio: [Slot; 3],
+        filter: Option<Step>,
+    ) -> Result<()> {
         if let Some(user) = &self.options.user {
             let user = c_string("user", user.as_str())?;
-            let with_groups = self.may_set_groups();
+            let with_groups = !self.deny_setgroups;
             self.steps.push(Step::LookUpUser { user, with_groups });
         }
         if !process.cwd().is_absolute() {
@@ -23,9 +31,11 @@ impl Compiler<'_> {
             return Err(Error::invalid("InvalidSpec", what));
         }
         // Without `..`, as the walk makes what is missing of it.
-        let cwd = [b"/", inside(process.cwd())?.as_bytes()].concat();
-        let cwd = c_string("process.cwd", cwd.as_slice())?;
-        self.steps.push(Step::ChangeDirectory(cwd));
+        let path = [b"/", inside(process.cwd())?.as_bytes()].concat();
+        self.steps.push(Step::ChangeDirectory {
+            path: c_string("process.cwd", path.as_slice())?,
+            make: !self.joins_container,
+        });
         if self
             .spec
             .root()
@@ -42,7 +52,6 @@ impl Compiler<'_> {
                 hard,
             });
         }
-        let filter = self.filter()?;
         let restricted = process.no_new_privileges() == Some(true);
         let (early, late) = if restricted {
             (None, filter)
@@ -54,19 +63,75 @@ impl Compiler<'_> {
         }
         self.steps.extend(early);
         self.drop_privileges(process, stdio)?;
-        // A change of user clears it, so not earlier; whoever is orphaned before this finds the
-        // pipe to the monitor broken at the next word.
-        self.steps.push(Step::ParentDeathSignal);
+        if !self.options.disowned {
+            // A change of user clears it, so not earlier; whoever is orphaned before this finds the
+            // pipe to the monitor broken at the next word.
+            self.steps.push(Step::ParentDeathSignal);
+        }
         self.steps.push(Step::SetUmask(
             process.user().umask().unwrap_or(0o022) & 0o777,
         ));
+        let program = self.program(process)?;
+        if self.options.disowned {
+            let candidates = program.candidates.clone();
+            self.steps.push(Step::CheckProgram(candidates));
+        }
         if self.options.wait_for_start {
             let start = self.slot(SlotKind::Start);
-            self.steps.push(Step::AwaitStart { start });
+            self.steps.push(Step::AwaitStart {
+                start,
+                released: self.options.disowned,
+            });
         }
         self.steps.push(Step::SetStdio(stdio));
+        self.pass_descriptors()?;
         self.steps.extend(late);
-        self.steps.push(Step::Execute(self.program(process)?));
+        self.steps.push(Step::Execute(program));
+        Ok(())
+    }
+
+    /// The terminal, if the process has one.
+    pub(super) fn open_terminal(
+        &mut self,
+        process: &Process,
+        console: Option<Place>,
+    ) -> Result<()> {
+        if process.terminal() != Some(true) {
+            return Ok(());
+        }
+        let side = |length: u64| {
+            u16::try_from(length).map_err(|_| {
+                let what = format!("process.consoleSize has a side of {length}");
+                Error::invalid("InvalidSpec", what)
+            })
+        };
+        let size = match process.console_size() {
+            Some(size) => Some((side(size.width())?, side(size.height())?)),
+            None => None,
+        };
+        let socket = self.slot(SlotKind::Console);
+        self.steps.push(Step::OpenTerminal {
+            socket,
+            size,
+            console,
+        });
+        Ok(())
+    }
+
+    fn pass_descriptors(&mut self) -> Result<()> {
+        let options = self.options;
+        for (at, number) in options.descriptors.iter().enumerate() {
+            let twice = options.descriptors[..at].contains(number);
+            if *number < 3 || *number > MAX_DESCRIPTOR || twice {
+                let what = format!("pass a descriptor as number {number}");
+                return Err(Error::invalid("InvalidDescriptor", what));
+            }
+            let from = self.slot(SlotKind::Extra(*number));
+            self.steps.push(Step::PassDescriptor {
+                from,
+                number: *number,
+            });
+        }
         Ok(())
     }
 
@@ -75,8 +140,7 @@ impl Compiler<'_> {
         let fixed = self.options.user.is_none().then(|| Account {
             uid: user.uid(),
             gid: user.gid(),
-            groups: self
-                .may_set_groups()
+            groups: (!self.deny_setgroups)
                 .then(|| user.additional_gids().clone().unwrap_or_default()),
         });
         let sets = match process.capabilities() {
@@ -102,13 +166,7 @@ impl Compiler<'_> {
         Ok(())
     }
 
-    fn may_set_groups(&self) -> bool {
-        self.id_maps
-            .as_ref()
-            .is_none_or(|maps| !maps.deny_setgroups)
-    }
-
-    fn filter(&self) -> Result<Option<Step>> {
+    pub(super) fn filter(&self) -> Result<Option<Step>> {
         let linux = self.spec.linux().as_ref();
         let Some(profile) = linux.and_then(|linux| linux.seccomp().as_ref()) else {
             return Ok(None);

@@ -327,7 +327,7 @@ impl Compiler<'_> {
     }
 
     /// `path` below the mount of ours that it belongs to.
-    fn place(&self, path: &Path) -> Result<Place> {
+    pub(super) fn place(&self, path: &Path) -> Result<Place> {
         let path = inside(path)?;
         for (keep, prefix) in [
             (Keep::Proc, "proc/"),
