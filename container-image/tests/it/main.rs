@@ -11,6 +11,7 @@ mod auth;
 mod builder;
 mod client;
 mod conformance;
+mod copy;
 mod faults;
 mod fixture;
 mod http;
