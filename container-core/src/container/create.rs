@@ -63,6 +63,7 @@ impl Launcher {
             root_mounts: options.root_mounts,
             user: options.user,
             wait_for_start: !options.start_at_once,
+            init: options.init,
             disowned,
             descriptors: numbers(&options.descriptors),
             cgroups: entry(&join)?,

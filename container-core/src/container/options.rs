@@ -64,6 +64,12 @@ pub struct CreateOptions {
     /// Whether the program runs as soon as everything is set up, without
     /// [`Container::start`](crate::Container::start).
     pub start_at_once: bool,
+    /// Whether the first process is an init of our own, below which the program runs.
+    ///
+    /// It hands every signal on to the program, reaps whatever loses its parent, and ends when the
+    /// program does: with its exit code, or with 128 and the number of the signal that ended it.
+    /// It has no descriptor, and processes of the container may not look into it.
+    pub init: bool,
     /// A directory, preferably on a tmpfs, in which the container is recorded while it lives, so that
     /// other processes can [open](crate::Container::open) it. It must exist.
     pub state: Option<PathBuf>,
@@ -83,6 +89,7 @@ impl Default for CreateOptions {
             console_socket: None,
             supervision: Supervision::Attached,
             start_at_once: false,
+            init: false,
             state: None,
             exit_record: None,
         }

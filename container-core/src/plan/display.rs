@@ -196,6 +196,7 @@ impl Display for Step {
             Self::AwaitStart { .. } => f.write_str("wait for the start"),
             Self::SetStdio(_) => f.write_str("put the standard streams in place"),
             Self::PassDescriptor { number, .. } => write!(f, "pass descriptor {number}"),
+            Self::BecomeInit { .. } => f.write_str("go on below an init"),
             Self::Execute(program) => {
                 f.write_str("execute")?;
                 program

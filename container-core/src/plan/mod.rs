@@ -76,6 +76,8 @@ pub struct PlanOptions {
     pub disowned: bool,
     /// The numbers of the descriptors that the program gets beside its standard streams.
     pub descriptors: Vec<u32>,
+    /// Whether the program runs below an init, as [`CreateOptions::init`](crate::CreateOptions::init).
+    pub init: bool,
     /// The cgroup hierarchies of the host, and which of them the process enters.
     pub cgroups: CgroupEntry,
     /// What this kernel has; [`Features::host`] unless another host is planned for.
@@ -117,6 +119,7 @@ impl Default for PlanOptions {
             wait_for_start: false,
             disowned: false,
             descriptors: Vec::new(),
+            init: false,
             cgroups: CgroupEntry::default(),
             features: Features::host(),
         }

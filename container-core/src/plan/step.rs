@@ -175,6 +175,13 @@ pub(crate) enum Step {
         from: Slot,
         number: u32,
     },
+    /// Goes on in a child; the process itself hands signals on to it, reaps, and ends with it.
+    ///
+    /// After the filter: the program could use an init that is not under it. `visible`: in another
+    /// user namespace, where only what may be looked into can be entered.
+    BecomeInit {
+        visible: bool,
+    },
     Execute(Program),
 }
 
@@ -281,6 +288,7 @@ pub(crate) enum Call {
     Access = 1,
     Chdir,
     Capset,
+    Clone,
     CloseRange,
     Dup,
     Execve,
@@ -307,9 +315,11 @@ pub(crate) enum Call {
     Setgroups,
     Sethostname,
     Setns,
+    Setpgid,
     Setrlimit,
     Setsid,
     Setuid,
+    Sigprocmask,
     Stat,
     Symlink,
     Umount,
@@ -322,10 +332,11 @@ pub(crate) enum Call {
 }
 
 impl Call {
-    const ALL: [(Self, &'static str); 39] = [
+    const ALL: [(Self, &'static str); 42] = [
         (Self::Access, "faccessat"),
         (Self::Chdir, "chdir"),
         (Self::Capset, "capset"),
+        (Self::Clone, "clone"),
         (Self::CloseRange, "close_range"),
         (Self::Dup, "dup3"),
         (Self::Execve, "execve"),
@@ -352,9 +363,11 @@ impl Call {
         (Self::Setgroups, "setgroups"),
         (Self::Sethostname, "sethostname"),
         (Self::Setns, "setns"),
+        (Self::Setpgid, "setpgid"),
         (Self::Setrlimit, "setrlimit"),
         (Self::Setsid, "setsid"),
         (Self::Setuid, "setresuid"),
+        (Self::Sigprocmask, "rt_sigprocmask"),
         (Self::Stat, "statx"),
         (Self::Symlink, "symlinkat"),
         (Self::Umount, "umount2"),

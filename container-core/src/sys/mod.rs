@@ -9,6 +9,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 
+pub(crate) mod init;
+
 use crate::seccomp::Instruction;
 
 /// `CLONE_CLEAR_SIGHAND` of `linux/sched.h`, which libc gives in a type too small for it.

@@ -3,6 +3,7 @@
 mod cgroup;
 mod contract;
 mod exec;
+mod init;
 mod namespaces;
 mod plan;
 mod rows;

@@ -20,6 +20,7 @@ use super::{Plan, Word};
 use crate::sys::{self, MountAttr};
 use crate::user;
 
+mod init;
 mod program;
 mod rootfs;
 mod terminal;
@@ -256,6 +257,7 @@ impl Walker<'_> {
             Step::PassDescriptor { from, number } => {
                 sys::duplicate_to(self.prepared.descriptor(*from)?, *number).at(Call::Dup)
             }
+            Step::BecomeInit { visible } => init::become_init(*visible),
             Step::Execute(program) => self.execute(program),
         }
     }

@@ -86,6 +86,10 @@ impl Compiler<'_> {
         self.steps.push(Step::SetStdio(stdio));
         self.pass_descriptors()?;
         self.steps.extend(late);
+        if self.options.init {
+            let visible = self.has_user_namespace();
+            self.steps.push(Step::BecomeInit { visible });
+        }
         self.steps.push(Step::Execute(program));
         Ok(())
     }
