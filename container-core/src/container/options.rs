@@ -51,6 +51,11 @@ pub struct CreateOptions {
     pub root_mounts: Vec<Mount>,
     /// The user by name or number, as [`PlanOptions::user`](crate::PlanOptions).
     pub user: Option<String>,
+    /// The name of the container, as [`PlanOptions::id`](crate::PlanOptions).
+    pub id: Option<String>,
+    /// Whether the container gets a session keyring of its own, as
+    /// [`PlanOptions::new_keyring`](crate::PlanOptions).
+    pub new_keyring: bool,
     /// Standard input, output and error; all `Null` where `process.terminal` is set.
     pub stdio: [Stdio; 3],
     /// Descriptors that the program gets beside its standard streams, and the numbers (from 3 on) that
@@ -84,6 +89,8 @@ impl Default for CreateOptions {
             bundle: PathBuf::from("/"),
             root_mounts: Vec::new(),
             user: None,
+            id: None,
+            new_keyring: true,
             stdio: Default::default(),
             descriptors: Vec::new(),
             console_socket: None,

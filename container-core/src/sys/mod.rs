@@ -13,6 +13,13 @@ pub(crate) mod init;
 
 use crate::seccomp::Instruction;
 
+mod attribute;
+
+pub(crate) use attribute::{
+    SchedAttr, ioprio_set, join_session_keyring, personality, sched_setaffinity, sched_setattr,
+    set_key_permissions, set_mempolicy,
+};
+
 /// `CLONE_CLEAR_SIGHAND` of `linux/sched.h`, which libc gives in a type too small for it.
 pub(crate) const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
 
@@ -247,23 +254,6 @@ pub(crate) fn cwd_is_below_root() -> Result<bool, Errno> {
     // SAFETY: the kernel writes at most `len` bytes.
     check(unsafe { libc::syscall(libc::SYS_getcwd, path.as_mut_ptr(), path.len()) })?;
     Ok(path[0] == b'/')
-}
-
-/// Gives the process a new, empty session keyring.
-///
-/// # References
-/// `keyctl(2)` with `KEYCTL_JOIN_SESSION_KEYRING`.
-pub(crate) fn join_session_keyring() -> Result<(), Errno> {
-    const JOIN_SESSION_KEYRING: c_int = 1;
-    // SAFETY: a null name asks for an anonymous keyring.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_keyctl,
-            JOIN_SESSION_KEYRING,
-            std::ptr::null::<c_char>(),
-        )
-    })
-    .map(drop)
 }
 
 /// Drops `capability` from the bounding set.

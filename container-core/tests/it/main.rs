@@ -1,5 +1,6 @@
 //! Integration tests of `container-core`: public API only.
 
+mod attributes;
 mod cgroup;
 mod contract;
 mod exec;

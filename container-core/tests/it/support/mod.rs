@@ -9,6 +9,7 @@ pub(crate) mod isolate;
 #[path = "../../../../tests/it/support/peers.rs"]
 pub(crate) mod peers;
 pub(crate) mod role;
+pub(crate) mod runtime;
 pub(crate) mod sys;
 
 use std::io::Write;
