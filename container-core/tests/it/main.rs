@@ -2,6 +2,7 @@
 
 mod attributes;
 mod cgroup;
+mod cgroup_live;
 mod contract;
 mod exec;
 mod init;

@@ -2,6 +2,7 @@
 //! whole suite have, and a small root file system to run things in.
 
 pub(crate) mod bundle;
+pub(crate) mod group;
 #[path = "../../../../tests/it/support/host.rs"]
 pub(crate) mod host;
 #[path = "../../../../tests/it/support/isolate.rs"]
