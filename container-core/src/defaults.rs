@@ -245,23 +245,36 @@ fn mount(target: &str, kind: &str, options: &[&str]) -> Mount {
 
 /// Everything is denied but what is listed.
 fn device_rules() -> Vec<LinuxDeviceCgroup> {
-    let rule = |allow, kind, major: Option<i64>, minor: Option<i64>, access: &str| {
-        let mut rule = LinuxDeviceCgroupBuilder::default()
-            .allow(allow)
-            .typ(kind)
-            .access(access);
-        if let Some(major) = major {
-            rule = rule.major(major);
-        }
-        if let Some(minor) = minor {
-            rule = rule.minor(minor);
-        }
-        rule.build().expect("what is required is given")
-    };
-    let mut rules = vec![rule(false, LinuxDeviceType::A, None, None, "rwm")];
+    let mut rules = vec![device_rule(false, LinuxDeviceType::A, None, None, "rwm")];
+    rules.extend(allowed_devices());
     rules
-        .extend(DEVICES.map(|(kind, major, minor, access)| rule(true, kind, major, minor, access)));
-    rules
+}
+
+/// The devices that every container may use.
+pub(crate) fn allowed_devices() -> impl Iterator<Item = LinuxDeviceCgroup> {
+    DEVICES
+        .into_iter()
+        .map(|(kind, major, minor, access)| device_rule(true, kind, major, minor, access))
+}
+
+fn device_rule(
+    allow: bool,
+    kind: LinuxDeviceType,
+    major: Option<i64>,
+    minor: Option<i64>,
+    access: &str,
+) -> LinuxDeviceCgroup {
+    let mut rule = LinuxDeviceCgroupBuilder::default()
+        .allow(allow)
+        .typ(kind)
+        .access(access);
+    if let Some(major) = major {
+        rule = rule.major(major);
+    }
+    if let Some(minor) = minor {
+        rule = rule.minor(minor);
+    }
+    rule.build().expect("what is required is given")
 }
 
 #[cfg(test)]

@@ -54,6 +54,7 @@ pub mod capability;
 pub mod cgroup;
 pub mod defaults;
 pub mod rlimit;
+pub mod runtime;
 pub mod seccomp;
 pub mod user;
 

@@ -163,10 +163,6 @@ fn clone_init(alone: SingleThreaded, plan: &Plan, slots: &[OwnedFd]) -> Result<I
     let (report_end, gate_end) = (moved(report_end, plan)?, moved(gate_end, plan)?);
     let at = |slot: Slot| slots.get(usize::from(slot.0)).map(AsFd::as_fd);
     let cgroup = plan.cgroup.and_then(at);
-    if let Some(processors) = &plan.affinity {
-        // Inherited by the process, until the cgroups that it enters have others.
-        sys::sched_setaffinity(processors).doing("set the initial processors")?;
-    }
     let prepared = Prepared::new(plan, slots);
     let cloned = match plan.born_in.as_slice() {
         [] => sys::clone3(alone, plan.flags, cgroup).doing("clone the process")?,
@@ -433,7 +429,7 @@ fn note_failure(job: &Job, step: u16, call: u8, errno: i32) -> Result<(), Failur
 /// Removes the FIFO that the container waited at: who comes now comes too late.
 fn forget_start(job: &Job) {
     if let Some(directory) = &job.state {
-        let _ = fs::remove_file(directory.join(state::START));
+        let _ = state::forget_start(directory);
     }
 }
 
@@ -458,7 +454,6 @@ mod tests {
             born_in: Vec::new(),
             cgroup: None,
             id_maps: None,
-            affinity: None,
             oom_score_adj: Some(-3),
             slots: vec![SlotKind::Start],
             steps: Vec::new(),

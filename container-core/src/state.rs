@@ -53,8 +53,6 @@ pub(crate) struct InitRecord {
 pub(crate) struct Confinement {
     version: u32,
     pub(crate) cgroup: Option<Cgroup>,
-    /// The step that takes a session keyring.
-    pub(crate) keyring: Option<Step>,
     /// The step that loads the seccomp filter.
     pub(crate) filter: Option<Step>,
     /// The user namespace has a group map of a plain user's.
@@ -108,12 +106,10 @@ impl InitRecord {
 
 impl Confinement {
     pub(crate) fn of(plan: &Plan, cgroup: Option<Cgroup>) -> Self {
-        let is_keyring = |step: &&Step| matches!(step, Step::NewKeyring { .. });
         let is_filter = |step: &&Step| matches!(step, Step::LoadFilter { .. });
         Self {
             version: VERSION,
             cgroup,
-            keyring: plan.steps.iter().find(is_keyring).cloned(),
             filter: plan.steps.iter().find(is_filter).cloned(),
             deny_setgroups: plan
                 .id_maps
@@ -172,6 +168,12 @@ pub(crate) fn forget(state: &Path) {
     for name in [INIT, CONFINEMENT, START] {
         let _ = remove(&state.join(name));
     }
+}
+
+/// Takes note of the start: who comes now comes too late.
+pub(crate) fn forget_start(state: &Path) -> Result<()> {
+    let path = state.join(START);
+    remove(&path).map_err(|error| Error::os(format!("remove {path:?}"), error))
 }
 
 fn remove(path: &Path) -> io::Result<()> {

@@ -60,11 +60,9 @@ pub use media_type::MediaType;
 pub use platform::Platform;
 pub use reference::Reference;
 
-mod history;
 mod image;
 mod layout;
 mod store;
-pub use history::HistoryRow;
 pub use image::{Image, Layer, chain_id};
 pub use store::{
     BlobReader, INDEX_ANNOTATION, Ingest, Lease, Pruned, Store, StoreOptions, StoredImage,
@@ -75,7 +73,6 @@ pub mod layer;
 pub mod archive;
 
 mod copy;
-pub use copy::{CopyOptions, Inspection, Location, Platforms, copy, inspect};
 
 mod builder;
 pub use builder::ImageBuilder;

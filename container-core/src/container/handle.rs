@@ -41,6 +41,8 @@ pub(super) enum Link {
     Records {
         /// The process whose end is waited for: the monitor, or of one that has none itself.
         last: OwnedFd,
+        /// It is the monitor.
+        is_monitored: bool,
         state: PathBuf,
         exit_record: Option<PathBuf>,
     },
@@ -169,6 +171,7 @@ impl Handle {
                 last,
                 state,
                 exit_record,
+                ..
             } => {
                 // A pidfd becomes readable when its process ends; the status is recorded by then.
                 if !readable(last.as_fd(), deadline)? {
@@ -296,7 +299,7 @@ fn decode(bytes: &[u8]) -> Result<Event> {
 }
 
 /// Waits until `file` is readable; `false` if that takes longer than `deadline`.
-pub(super) fn readable(file: BorrowedFd<'_>, deadline: Option<Instant>) -> Result<bool> {
+pub(crate) fn readable(file: BorrowedFd<'_>, deadline: Option<Instant>) -> Result<bool> {
     poll_for(file, PollFlags::IN, deadline)
 }
 

@@ -16,7 +16,8 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 
 pub use self::exec::Process;
-use self::handle::{Handle, Link, lock, readable};
+pub(crate) use self::handle::readable;
+use self::handle::{Handle, Link, lock};
 use self::options::duplicate;
 pub use self::options::{CreateOptions, ExecOptions, Stdio, Supervision};
 use self::start::{StartGate, already_started, confirm, give_by_fifo};
@@ -69,6 +70,7 @@ impl Container {
                 terminal: None,
                 link: Link::Records {
                     last: last.ok_or_else(|| not_running(state))?,
+                    is_monitored: record.monitor.is_some(),
                     state: state.to_owned(),
                     exit_record: exit_record.map(Path::to_owned),
                 },
@@ -155,9 +157,18 @@ impl Container {
                 }
                 self.wait_running()
             }
-            Link::Records { state, last, .. } => {
+            Link::Records {
+                state,
+                last,
+                is_monitored,
+                ..
+            } => {
                 give_by_fifo(state)?;
-                confirm(state, last)
+                match is_monitored {
+                    true => confirm(state, last),
+                    // Nobody else is there to take note of it.
+                    false => state::forget_start(state),
+                }
             }
         }
     }
@@ -224,7 +235,7 @@ impl AsFd for Container {
 }
 
 /// A descriptor of the process, unless it has ended or its number belongs to another one by now.
-fn open_process(id: ProcessId) -> Result<Option<OwnedFd>> {
+pub(crate) fn open_process(id: ProcessId) -> Result<Option<OwnedFd>> {
     let Some(pid) = Pid::from_raw(id.pid) else {
         return Ok(None);
     };

@@ -1,14 +1,12 @@
 //! Integration tests of `container-core`: public API only.
 
-mod attributes;
 mod cgroup;
-mod cgroup_live;
 mod contract;
 mod exec;
-mod init;
 mod namespaces;
 mod plan;
 mod rows;
+mod runtime;
 mod start;
 mod support;
 mod terminal;

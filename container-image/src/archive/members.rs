@@ -6,16 +6,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::copy::{Source, read_whole};
+use crate::copy::Source;
 use crate::json::MAX_DOCUMENT_BYTES;
 use crate::layer::{EntryKind, Limits, Reader, clean, show};
 use crate::store::{Ingest, Verified};
-use crate::{Descriptor, Digest, Error, ErrorKind, Hasher, Lease, MediaType, Result};
+use crate::{Descriptor, Digest, Document, Error, ErrorKind, Hasher, Lease, MediaType, Result};
 
 /// The files of an archive. Small ones are in memory, as long as all of them together stay small;
 /// the others are blobs of the store, under a lease.
-pub(crate) struct Members {
-    lease: Lease,
+pub(super) struct Members<'a> {
+    lease: &'a Lease,
     by_path: BTreeMap<Vec<u8>, Member>,
     by_digest: BTreeMap<Digest, File>,
     /// What was written to the store.
@@ -36,8 +36,8 @@ struct File {
     bytes: Option<Arc<[u8]>>,
 }
 
-impl Members {
-    pub(crate) fn new(lease: Lease) -> Self {
+impl<'a> Members<'a> {
+    pub(super) fn new(lease: &'a Lease) -> Self {
         Self {
             lease,
             by_path: BTreeMap::new(),
@@ -51,7 +51,7 @@ impl Members {
     ///
     /// # Errors
     /// Those of reading archives; `DuplicateMember`, `DigestMismatch`, `Cancelled`.
-    pub(crate) fn read(
+    pub(super) fn read(
         &mut self,
         input: &mut dyn Read,
         limits: &Limits,
@@ -100,7 +100,7 @@ impl Members {
 
     /// The bytes of a document of the archive; `None` if there is no such file. It must not be a
     /// link: who packs one wants something else to be read.
-    pub(crate) fn named(&self, path: &str) -> Result<Option<Vec<u8>>> {
+    pub(super) fn document(&self, path: &str) -> Result<Option<Vec<u8>>> {
         match self.by_path.get(path.as_bytes()) {
             None => Ok(None),
             Some(Member::File(digest)) => self
@@ -151,6 +151,11 @@ impl Members {
         Ok(())
     }
 
+    /// A manifest or index of the archive.
+    pub(super) fn document_of(&self, want: &Descriptor) -> Result<Document> {
+        Source::document(self, want)
+    }
+
     /// Stores `bytes`, which are `blob`.
     pub(super) fn put(&mut self, blob: &Descriptor, bytes: &[u8]) -> Result<()> {
         self.written.push(blob.digest);
@@ -164,7 +169,7 @@ impl Members {
 
     /// Makes what was written a blob of the store.
     pub(super) fn commit(&mut self, ingest: Ingest, media_type: MediaType) -> Result<Descriptor> {
-        let blob = ingest.commit_as_is(media_type, &self.lease)?;
+        let blob = ingest.commit_as_is(media_type, self.lease)?;
         self.written.push(blob.digest);
         let (size, bytes) = (blob.size_bytes, None);
         self.by_digest.insert(blob.digest, File { size, bytes });
@@ -245,7 +250,7 @@ impl Members {
             Target::Memory(bytes) => Some(bytes.into()),
             Target::Store(ingest) => {
                 self.written.push(digest);
-                ingest.commit_as_is(MediaType::new(""), &self.lease)?;
+                ingest.commit_as_is(MediaType::new(""), self.lease)?;
                 None
             }
         };
@@ -254,18 +259,23 @@ impl Members {
     }
 }
 
-impl Source for Members {
+impl Source for Members<'_> {
     fn raw(&self, want: &Descriptor) -> Result<Vec<u8>> {
-        read_whole(self.open(want)?, want)
+        crate::json::check_size(want.size_bytes, &format!("blob {}", want.digest))?;
+        let mut bytes = Vec::new();
+        self.open(want)?
+            .read_to_end(&mut bytes)
+            .map_err(|error| crate::store::from_io("read a file of an archive", error))?;
+        Ok(bytes)
     }
 
-    fn open(&self, want: &Descriptor) -> Result<Box<dyn Read + Send>> {
+    fn open(&self, want: &Descriptor) -> Result<Box<dyn Read + Send + '_>> {
         match self.by_digest.get(&want.digest) {
             None => Err(not_there(want.digest)),
             Some(File { bytes: None, .. }) => Source::open(self.lease.store(), want),
             Some(File {
                 bytes: Some(bytes), ..
-            }) => Ok(Box::new(Verified::new(Cursor::new(bytes.clone()), want))),
+            }) => Ok(Box::new(Verified::new(Cursor::new(&bytes[..]), want))),
         }
     }
 }

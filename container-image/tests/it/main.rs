@@ -11,7 +11,6 @@ mod auth;
 mod builder;
 mod client;
 mod conformance;
-mod copy;
 mod faults;
 mod fixture;
 mod http;

@@ -1,0 +1,139 @@
+//! Specs from files, and one to begin with.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{
+    Capability, LinuxDeviceCgroupBuilder, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace,
+    LinuxNamespaceType, LinuxResources, Mount, Spec,
+};
+
+use crate::cgroup::{self, Versions};
+use crate::defaults;
+use crate::{Error, Result, capability};
+
+/// The version of the runtime specification that this crate follows.
+pub const OCI_VERSION: &str = "1.2.1";
+
+/// Reads a spec, usually the `config.json` of a bundle.
+///
+/// # Errors
+/// `Os` if the file cannot be read; `InvalidInput` (`InvalidSpec`) if it is no spec, or longer than
+/// 16 MiB.
+pub fn load_spec(path: &Path) -> Result<Spec> {
+    let failed = |error| Error::os(format!("read {path:?}"), error);
+    let invalid = |what: String| Error::invalid("InvalidSpec", what);
+    let mut text = Vec::new();
+    let file = File::open(path).map_err(failed)?;
+    file.take(MAX_SPEC + 1)
+        .read_to_end(&mut text)
+        .map_err(failed)?;
+    if text.len() as u64 > MAX_SPEC {
+        return Err(invalid(format!("{path:?} is longer than {MAX_SPEC} bytes")));
+    }
+    serde_json::from_slice(&text)
+        .map_err(|error| invalid(format!("parse {path:?}")).with_source(error))
+}
+
+/// The spec of a shell in `rootfs` on a terminal, to begin with: namespaces of its own, few
+/// capabilities, no new privileges, a root that is not written to.
+#[must_use]
+pub fn default_spec() -> Spec {
+    let mut spec = defaults::default_spec();
+    spec.set_version(OCI_VERSION.to_owned());
+    spec.set_hostname(Some("container".to_owned()));
+    let mut root = spec.root().clone().unwrap_or_default();
+    root.set_path("rootfs".into());
+    root.set_readonly(Some(true));
+    spec.set_root(Some(root));
+    defaults::set_capabilities(&mut spec, capabilities());
+    let mut process = spec.process().clone().unwrap_or_default();
+    process.set_terminal(Some(true));
+    process.set_args(Some(vec!["sh".to_owned()]));
+    process.set_env(Some(vec![
+        format!("PATH={SEARCH_PATH}"),
+        "TERM=xterm".to_owned(),
+    ]));
+    process.set_no_new_privileges(Some(true));
+    spec.set_process(Some(process));
+    let mut linux = spec.linux().clone().unwrap_or_default();
+    let mut resources = LinuxResources::default();
+    let nothing = LinuxDeviceCgroupBuilder::default()
+        .allow(false)
+        .access("rwm".to_owned());
+    resources.set_devices(nothing.build().ok().map(|rule| vec![rule]));
+    linux.set_resources(Some(resources));
+    linux.set_sysctl(None);
+    linux.set_seccomp(None);
+    // Version 1 has no tree of the container's own to show without the host's.
+    if !matches!(cgroup::version(), Ok(Versions::V2)) {
+        let mut namespaces = linux.namespaces().clone().unwrap_or_default();
+        namespaces.retain(|namespace| namespace.typ() != LinuxNamespaceType::Cgroup);
+        linux.set_namespaces(Some(namespaces));
+    }
+    spec.set_linux(Some(linux));
+    spec
+}
+
+/// The same for a plain user: in a user namespace in which root is this user, on the host's network,
+/// and without limits.
+#[must_use]
+pub fn rootless_spec() -> Spec {
+    let mut spec = default_spec();
+    let mounts = spec.mounts().iter().flatten().map(for_plain_user).collect();
+    spec.set_mounts(Some(mounts));
+    let mut linux = spec.linux().clone().unwrap_or_default();
+    let mut namespaces = linux.namespaces().clone().unwrap_or_default();
+    namespaces.retain(|namespace| namespace.typ() != LinuxNamespaceType::Network);
+    let mut own = LinuxNamespace::default();
+    own.set_typ(LinuxNamespaceType::User);
+    own.set_path(None);
+    namespaces.push(own);
+    linux.set_namespaces(Some(namespaces));
+    linux.set_uid_mappings(Some(map_root_to(rustix::process::geteuid().as_raw())));
+    linux.set_gid_mappings(Some(map_root_to(rustix::process::getegid().as_raw())));
+    linux.set_resources(None);
+    spec.set_linux(Some(linux));
+    spec
+}
+
+/// A plain user may mount a sysfs only with a network namespace, and give nothing to other ids.
+fn for_plain_user(mount: &Mount) -> Mount {
+    let mut mount = mount.clone();
+    if mount.destination() == Path::new("/sys") {
+        mount.set_typ(Some("none".to_owned()));
+        mount.set_source(Some(PathBuf::from("/sys")));
+        let options = ["rbind", "nosuid", "noexec", "nodev", "ro"];
+        mount.set_options(Some(options.map(str::to_owned).into()));
+        return mount;
+    }
+    let mut options = mount.options().clone().unwrap_or_default();
+    options.retain(|option| !option.starts_with("uid=") && !option.starts_with("gid="));
+    mount.set_options(Some(options));
+    mount
+}
+
+fn map_root_to(id: u32) -> Vec<LinuxIdMapping> {
+    let map = LinuxIdMappingBuilder::default()
+        .container_id(0_u32)
+        .host_id(id)
+        .size(1_u32);
+    map.build().into_iter().collect()
+}
+
+/// To write the audit log, to signal any process, and to listen on low ports.
+fn capabilities() -> u64 {
+    [
+        Capability::AuditWrite,
+        Capability::Kill,
+        Capability::NetBindService,
+    ]
+    .into_iter()
+    .fold(0, |mask, one| mask | 1 << capability::number(one))
+}
+
+const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Longer than any spec: seccomp profiles, the longest part, have some tens of kilobytes.
+const MAX_SPEC: u64 = 16 << 20;
