@@ -68,6 +68,7 @@ pub use store::{
     BlobReader, INDEX_ANNOTATION, Ingest, Lease, Pruned, Store, StoreOptions, StoredImage,
 };
 
+pub mod build;
 pub mod layer;
 
 pub mod archive;

@@ -8,6 +8,7 @@
 
 mod archive;
 mod auth;
+mod build;
 mod builder;
 mod client;
 mod conformance;
