@@ -1,9 +1,13 @@
 //! What this host's kernel has, found out by trying, once per process.
 
+use std::fs;
+use std::path::Path;
 use std::sync::OnceLock;
 
 use rustix::io::Errno;
 use rustix::mount::{FsOpenFlags, fsconfig_set_string, fsopen};
+
+use crate::capability;
 
 /// What a plan may rely on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +15,12 @@ use rustix::mount::{FsOpenFlags, fsconfig_set_string, fsopen};
 pub struct Features {
     /// Overlay takes each lower directory by an option of its own (Linux 6.8).
     pub overlay_append: bool,
+    /// AppArmor is enabled.
+    pub apparmor: bool,
+    /// SELinux is enabled.
+    pub selinux: bool,
+    /// The capabilities that the kernel knows, as a mask.
+    pub capabilities: u64,
 }
 
 impl Features {
@@ -20,6 +30,11 @@ impl Features {
         static FEATURES: OnceLock<Features> = OnceLock::new();
         *FEATURES.get_or_init(|| Self {
             overlay_append: has_overlay_append(),
+            apparmor: fs::read("/sys/module/apparmor/parameters/enabled")
+                .is_ok_and(|answer| answer.starts_with(b"Y")),
+            // The directory is there when the module is, whether or not anything is mounted on it.
+            selinux: Path::new("/sys/fs/selinux").exists(),
+            capabilities: capability::known(),
         })
     }
 }

@@ -163,6 +163,10 @@ fn clone_init(alone: SingleThreaded, plan: &Plan, slots: &[OwnedFd]) -> Result<I
     let (report_end, gate_end) = (moved(report_end, plan)?, moved(gate_end, plan)?);
     let at = |slot: Slot| slots.get(usize::from(slot.0)).map(AsFd::as_fd);
     let cgroup = plan.cgroup.and_then(at);
+    if let Some(processors) = &plan.affinity {
+        // Inherited by the process, until the cgroups that it enters have others.
+        sys::sched_setaffinity(processors).doing("set the initial processors")?;
+    }
     let prepared = Prepared::new(plan, slots);
     let cloned = match plan.born_in.as_slice() {
         [] => sys::clone3(alone, plan.flags, cgroup).doing("clone the process")?,
@@ -454,6 +458,7 @@ mod tests {
             born_in: Vec::new(),
             cgroup: None,
             id_maps: None,
+            affinity: None,
             oom_score_adj: Some(-3),
             slots: vec![SlotKind::Start],
             steps: Vec::new(),

@@ -5,20 +5,28 @@ use rustix::process::Resource;
 
 use crate::{Error, Result};
 
-/// The number, soft and hard value of `limit`, once it is found to be one that can be set.
+/// The number, soft and hard value of each limit, once they are found to be such that can be set.
 ///
 /// # Errors
-/// `InvalidLimit` where the soft limit is above the hard one.
-pub(crate) fn checked(limit: &PosixRlimit) -> Result<(i32, u64, u64)> {
-    let (soft, hard) = (limit.soft(), limit.hard());
-    if soft > hard {
-        let what = format!(
-            "limit {}: soft limit {soft} is above hard limit {hard}",
-            limit.typ()
-        );
-        return Err(Error::invalid("InvalidLimit", what));
+/// `InvalidLimit` where a soft limit is above the hard one, or a limit is there twice.
+pub(crate) fn checked(limits: &[PosixRlimit]) -> Result<Vec<(i32, u64, u64)>> {
+    let mut checked: Vec<(i32, u64, u64)> = Vec::with_capacity(limits.len());
+    for limit in limits {
+        let (soft, hard) = (limit.soft(), limit.hard());
+        let invalid =
+            |why: &str| Error::invalid("InvalidLimit", format!("limit {}: {why}", limit.typ()));
+        if soft > hard {
+            return Err(invalid(&format!(
+                "soft limit {soft} is above hard limit {hard}"
+            )));
+        }
+        let number = number(limit.typ());
+        if checked.iter().any(|(known, ..)| *known == number) {
+            return Err(invalid("it is set twice"));
+        }
+        checked.push((number, soft, hard));
     }
-    Ok((number(limit.typ()), soft, hard))
+    Ok(checked)
 }
 
 /// The name of the limit `number`, as the kernel's headers write it.
@@ -117,15 +125,17 @@ mod tests {
     }
 
     #[test]
-    fn the_soft_limit_stays_below_the_hard_one() {
+    fn limits_are_set_once_the_soft_one_below_the_hard_one() {
         let nofile = Resource::Nofile as i32;
-        assert_eq!(checked(&limit(10, 20)).unwrap(), (nofile, 10, 20));
+        assert_eq!(checked(&[limit(10, 20)]).unwrap(), [(nofile, 10, 20)]);
         assert_eq!(
-            checked(&limit(u64::MAX, u64::MAX)).unwrap(),
-            (nofile, u64::MAX, u64::MAX)
+            checked(&[limit(u64::MAX, u64::MAX)]).unwrap(),
+            [(nofile, u64::MAX, u64::MAX)]
         );
-        let error = checked(&limit(21, 20)).unwrap_err();
-        assert_eq!(error.code(), "InvalidLimit");
-        assert!(error.to_string().contains("RLIMIT_NOFILE"), "{error}");
+        for limits in [vec![limit(21, 20)], vec![limit(1, 2), limit(1, 2)]] {
+            let error = checked(&limits).unwrap_err();
+            assert_eq!(error.code(), "InvalidLimit");
+            assert!(error.to_string().contains("RLIMIT_NOFILE"), "{error}");
+        }
     }
 }

@@ -53,6 +53,8 @@ pub(crate) struct InitRecord {
 pub(crate) struct Confinement {
     version: u32,
     pub(crate) cgroup: Option<Cgroup>,
+    /// The step that takes a session keyring.
+    pub(crate) keyring: Option<Step>,
     /// The step that loads the seccomp filter.
     pub(crate) filter: Option<Step>,
     /// The user namespace has a group map of a plain user's.
@@ -106,10 +108,12 @@ impl InitRecord {
 
 impl Confinement {
     pub(crate) fn of(plan: &Plan, cgroup: Option<Cgroup>) -> Self {
+        let is_keyring = |step: &&Step| matches!(step, Step::NewKeyring { .. });
         let is_filter = |step: &&Step| matches!(step, Step::LoadFilter { .. });
         Self {
             version: VERSION,
             cgroup,
+            keyring: plan.steps.iter().find(is_keyring).cloned(),
             filter: plan.steps.iter().find(is_filter).cloned(),
             deny_setgroups: plan
                 .id_maps

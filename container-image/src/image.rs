@@ -4,8 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::copy::{Chosen, Source};
+use crate::layer::{self, Limits, Measured, decompress};
 use crate::store::{BlobReader, MAX_INDEX_DEPTH};
-use crate::{Descriptor, Digest, Error, ErrorKind, ImageConfig, Manifest, Platform, Result, Store};
+use crate::{
+    Descriptor, Digest, Error, ErrorKind, HashReader, ImageConfig, Manifest, Platform, Result,
+    Store,
+};
 
 /// An image in a [`Store`]. A cheap handle, to be cloned at will; it never changes.
 ///
@@ -175,6 +179,26 @@ impl Image {
     /// `BlobNotFound`, `SizeMismatch`.
     pub fn open_layer(&self, layer: &Layer) -> Result<BlobReader> {
         self.0.store.open_blob(&layer.descriptor)
+    }
+
+    /// Decompresses a layer to see how large it is, and whether it is what the config says.
+    ///
+    /// # Errors
+    /// `BlobNotFound`, `SizeMismatch`, `DigestMismatch`, `DiffIdMismatch`, and those of reading layers.
+    pub fn measure(&self, layer: &Layer) -> Result<Measured> {
+        let measure = || {
+            let mut plain = HashReader::new(decompress(self.open_layer(layer)?)?);
+            let measured = layer::measure(&mut plain, &Limits::default())?;
+            let got = plain.into_parts().1.finish();
+            if got != layer.diff_id {
+                let doing = "compare with the config";
+                return Err(Error::mismatch("DiffIdMismatch", doing, layer.diff_id, got));
+            }
+            Ok(measured)
+        };
+        measure().map_err(|error: Error| {
+            error.context(format!("read layer {}", layer.descriptor.digest))
+        })
     }
 }
 

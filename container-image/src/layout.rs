@@ -3,7 +3,7 @@
 //! # References
 //! image-spec `image-layout.md`; image-spec `annotations.md`.
 
-use crate::{Descriptor, Error, Reference, Result, json};
+use crate::{Descriptor, Error, ErrorKind, Reference, Result, json};
 
 /// The file that tells the version of a layout.
 pub(crate) const LAYOUT_FILE: &str = "oci-layout";
@@ -40,6 +40,45 @@ pub(crate) fn names_of(entry: &Descriptor) -> Vec<Reference> {
     let name = name.filter(|name| name.contains(['/', ':']));
     let name = full.or(name).and_then(|name| name.parse().ok());
     name.into_iter().collect()
+}
+
+/// The entry whose annotation is `name`, or which has that digest; without a name the only one.
+///
+/// # Errors
+/// `ImageNotFound`, `AmbiguousName`.
+pub(crate) fn pick<'a>(entries: &'a [Descriptor], name: Option<&str>) -> Result<&'a Descriptor> {
+    let called = |entry: &&Descriptor| {
+        let Some(name) = name else { return true };
+        let annotations = [NAME_ANNOTATION, CONTAINERD_NAME];
+        let mut names = annotations
+            .iter()
+            .filter_map(|key| entry.annotations.get(*key));
+        names.any(|known| known == name) || name == entry.digest.to_string()
+    };
+    let mut found = entries.iter().filter(called);
+    let first = found.next().ok_or_else(|| not_found(name))?;
+    match found.all(|entry| entry.digest == first.digest) {
+        true => Ok(first),
+        false => Err(ambiguous(name)),
+    }
+}
+
+/// The error for a name that leads nowhere.
+pub(crate) fn not_found(name: Option<&str>) -> Error {
+    let doing = match name {
+        Some(name) => format!("find image {name:?}"),
+        None => "find an image: there is none".into(),
+    };
+    Error::new(ErrorKind::NotFound, "ImageNotFound", doing)
+}
+
+/// The error for a name that several images have, or none where there are several.
+pub(crate) fn ambiguous(name: Option<&str>) -> Error {
+    let name = name.unwrap_or("any");
+    Error::invalid(
+        "AmbiguousName",
+        format!("find image {name:?}: there are several"),
+    )
 }
 
 /// The entries that list an image under `names`, or without a name.

@@ -60,9 +60,11 @@ pub use media_type::MediaType;
 pub use platform::Platform;
 pub use reference::Reference;
 
+mod history;
 mod image;
 mod layout;
 mod store;
+pub use history::HistoryRow;
 pub use image::{Image, Layer, chain_id};
 pub use store::{
     BlobReader, INDEX_ANNOTATION, Ingest, Lease, Pruned, Store, StoreOptions, StoredImage,
@@ -74,6 +76,7 @@ pub mod layer;
 pub mod archive;
 
 mod copy;
+pub use copy::{CopyOptions, Inspection, Location, Platforms, copy, inspect};
 
 mod builder;
 pub use builder::ImageBuilder;

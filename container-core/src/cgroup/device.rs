@@ -7,15 +7,31 @@
 use std::os::fd::BorrowedFd;
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
+use rustix::io::Errno;
 
 use crate::{Error, Result, sys};
 
-/// Has the kernel ask `rules` for every device that a process of `group` opens or makes.
+/// Has the kernel ask `rules` for every device that a process of `group` opens or makes, and no longer
+/// what it was told to ask before.
 pub(super) fn attach(group: BorrowedFd<'_>, rules: &[LinuxDeviceCgroup]) -> Result<()> {
     let program = program(rules)?;
-    sys::load_device_program(&program)
-        .and_then(|program| sys::attach_device_program(group, &program))
+    replace(group, &program)
         .map_err(|errno| Error::os("load the device rules of a cgroup into the kernel", errno))
+}
+
+fn replace(group: BorrowedFd<'_>, program: &[Instruction]) -> Result<(), Errno> {
+    let program = sys::load_device_program(program)?;
+    let old = sys::device_programs(group)?.collect::<Result<Vec<_>, _>>()?;
+    if let [replaced] = old.as_slice() {
+        match sys::attach_device_program(group, &program, Some(replaced)) {
+            // Linux before 5.6: for a moment both are asked, and both must allow.
+            Err(Errno::INVAL) => {}
+            outcome => return outcome,
+        }
+    }
+    sys::attach_device_program(group, &program, None)?;
+    old.iter()
+        .try_for_each(|old| sys::detach_device_program(group, old))
 }
 
 /// One instruction (`struct bpf_insn`): opcode, destination and source register, offset, constant.
@@ -229,6 +245,8 @@ mod tests {
         fs::create_dir(&group).unwrap();
         let directory = fs::File::open(&group).unwrap();
         attach(directory.as_fd(), &default_rules()).unwrap();
+        attach(directory.as_fd(), &default_rules()).unwrap();
+        assert_eq!(sys::device_programs(directory.as_fd()).unwrap().count(), 1);
         // Null may be opened, the loop control device (10:237) and memory (1:1) may not.
         let script = format!(
             "echo $$ > {}/cgroup.procs; cat /dev/null && echo null; mknod $1/mem c 1 1 && echo made; \

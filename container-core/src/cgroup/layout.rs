@@ -53,6 +53,12 @@ impl Layout {
             .any(|hierarchy| hierarchy.version == version)
     }
 
+    pub(super) fn unified(&self) -> Option<&Hierarchy> {
+        self.hierarchies
+            .iter()
+            .find(|hierarchy| hierarchy.version == Version::V2)
+    }
+
     /// The hierarchy that has `controller` at `version`.
     pub(super) fn with(&self, version: Version, controller: &str) -> Option<&Hierarchy> {
         self.hierarchies.iter().find(|hierarchy| {

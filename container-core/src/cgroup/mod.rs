@@ -4,34 +4,58 @@
 //! hierarchy has their controller. Groups are made below the highest group that this process may
 //! change: the root of each hierarchy for root, a delegated group for a plain user.
 //!
+//! ```no_run
+//! use container_core::cgroup::{Cgroup, CgroupPath};
+//! use container_core::oci_spec::runtime::{LinuxMemoryBuilder, LinuxResourcesBuilder};
+//! use std::time::Duration;
+//!
+//! let memory = LinuxMemoryBuilder::default().limit(200 << 20).build()?;
+//! let resources = LinuxResourcesBuilder::default().memory(memory).build()?;
+//! let group = Cgroup::create(&CgroupPath::new("batch/one")?, &resources)?;
+//! group.add(std::process::Command::new("make").spawn()?.id())?;
+//! for stats in group.stats_every(Duration::from_secs(1)) {
+//!     println!("{:?}", stats?.memory.map(|memory| memory.usage_bytes));
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # References
 //! `cgroups(7)`; kernel `Documentation/admin-guide/cgroup-v1/` and `cgroup-v2.rst`.
 
+mod controller;
 mod device;
+mod file;
+mod freezer;
+mod group;
 mod layout;
+mod limit;
+mod oom;
 mod path;
 mod setting;
+mod stats;
 mod tree;
 mod v1;
 mod v2;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::thread;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use oci_spec::runtime::LinuxResources;
-use rustix::fs::{CWD, Mode, OFlags, XattrFlags, mkdir, openat};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
+pub use self::controller::Controller;
+use self::group::Group;
 use self::layout::{Layout, Version};
+pub use self::oom::OomEvents;
 pub use self::path::CgroupPath;
-use self::setting::{Absent, Setting, Settings};
+pub use self::stats::{
+    CpuStats, HugePageStats, IoStats, MemoryStats, PidsStats, Pressure, PressureShare, Pressures,
+    Stats, StatsIter, Throttling,
+};
 use crate::{Error, ErrorKind, Result};
 
 /// Which versions of cgroups a host has.
@@ -100,13 +124,6 @@ pub struct Cgroup {
     groups: Vec<Group>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Group {
-    version: Version,
-    controllers: Vec<String>,
-    directory: PathBuf,
-}
-
 /// What a process needs to enter a group.
 #[derive(Debug, Default)]
 pub struct Join {
@@ -122,10 +139,12 @@ pub struct Join {
 impl Join {
     fn add(&mut self, version: Version, group: &Path) -> Result<()> {
         match version {
-            Version::V1 => self.procs.push(open(&group.join("tasks"), OFlags::WRONLY)?),
+            Version::V1 => self
+                .procs
+                .push(file::open(&group.join("tasks"), OFlags::WRONLY)?),
             Version::V2 => {
                 let flags = OFlags::PATH | OFlags::DIRECTORY;
-                self.into = Some(open(group, flags)?);
+                self.into = Some(file::open(group, flags)?);
             }
         }
         Ok(())
@@ -158,7 +177,7 @@ impl Cgroup {
         });
         let limited = outcome
             .and_then(|()| made.limit(layout, &settings))
-            .and_then(|()| made.limit_devices(resources));
+            .and_then(|()| made.limit_devices(resources, false));
         match limited {
             Ok(()) => Ok(made),
             // What could not be made was somebody else's: only what was made goes.
@@ -278,15 +297,7 @@ impl Cgroup {
         let Some((version, group)) = self.group_with("memory") else {
             return Ok(0);
         };
-        let file = group.join(match version {
-            Version::V1 => "memory.oom_control",
-            Version::V2 => "memory.events",
-        });
-        let text = read(&file)?;
-        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
-        Ok(count
-            .and_then(|count| count.trim().parse().ok())
-            .unwrap_or(0))
+        oom::kills(version, &group.join(oom::file(version)))
     }
 
     /// How many bytes of memory the group may use; `None` without a limit.
@@ -301,8 +312,29 @@ impl Cgroup {
             Version::V1 => "memory.limit_in_bytes",
             Version::V2 => "memory.max",
         });
-        let limit = read(&file)?.trim().parse().ok();
-        Ok(limit.filter(|limit| *limit < UNLIMITED))
+        Ok(file::limit(&file::read(&file)?))
+    }
+
+    /// The group as the kernel counts events of it: for `perf_event_open(2)` with `PERF_FLAG_PID_CGROUP`.
+    ///
+    /// # Errors
+    /// `Unsupported` (`ControllerUnavailable`) where neither version 1 has the controller nor version 2 is
+    /// mounted; `Os` if the group is gone.
+    pub fn perf_event_group(&self) -> Result<OwnedFd> {
+        let version_1 = self.group_with("perf_event").map(|(_, group)| group);
+        let unified = || self.unified().map(|group| group.directory.as_path());
+        let Some(directory) = version_1.or_else(unified) else {
+            let what = format!(
+                "open cgroup {} for performance counters: no group",
+                self.path
+            );
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "ControllerUnavailable",
+                what,
+            ));
+        };
+        file::open(directory, OFlags::RDONLY | OFlags::DIRECTORY)
     }
 
     /// The processes in the group and below it, as this PID namespace numbers them.
@@ -310,85 +342,85 @@ impl Cgroup {
     /// # Errors
     /// `Os` if they cannot be read.
     pub fn pids(&self) -> Result<BTreeSet<i32>> {
+        self.collect_pids(tree::pids)
+    }
+
+    /// The processes in the group itself, without those in groups below it.
+    ///
+    /// # Errors
+    /// `Os` if they cannot be read.
+    pub fn own_pids(&self) -> Result<BTreeSet<i32>> {
+        self.collect_pids(tree::own_pids)
+    }
+
+    fn collect_pids(&self, read: fn(&Path) -> Result<BTreeSet<i32>>) -> Result<BTreeSet<i32>> {
         let mut pids = BTreeSet::new();
         for group in &self.groups {
-            pids.extend(tree::pids(&group.directory)?);
+            pids.extend(read(&group.directory)?);
         }
         Ok(pids)
     }
 
-    /// Stops all processes in the group and below it, until [`Self::thaw`].
+    /// Moves a process with all its threads into the group.
+    ///
+    /// What it starts from now on starts there; what it has started before stays where it is.
     ///
     /// # Errors
-    /// `Unsupported` (`ControllerUnavailable`) where the host has no freezer; `TimedOut` if something
-    /// still runs after two seconds, and then everything does.
-    pub fn freeze(&self) -> Result<()> {
-        let freezer = self.freezer()?;
-        let stopped = freezer
-            .set(true)
-            .and_then(|()| freezer.wait(Instant::now() + REMOVAL));
-        stopped.map_err(|error| match freezer.set(false) {
-            Err(cleanup) => error.with_cleanup([cleanup]),
-            Ok(()) => error,
-        })
-    }
-
-    /// Whether its processes are stopped, or about to be.
-    ///
-    /// # Errors
-    /// `Os` if the group is gone.
-    pub fn is_frozen(&self) -> Result<bool> {
-        match self.freezer() {
-            Ok(freezer) => freezer.is_set(),
-            Err(error) if error.kind() == ErrorKind::Unsupported => Ok(false),
-            Err(error) => Err(error),
+    /// `NotFound` (`NoProcess`) if it has ended; `Os` if the kernel refuses.
+    pub fn add(&self, pid: u32) -> Result<()> {
+        for group in &self.groups {
+            let file = group.directory.join("cgroup.procs");
+            file::write(&file, &pid.to_string()).map_err(|error| {
+                if error.kind() == ErrorKind::Os(Errno::SRCH.raw_os_error()) {
+                    let what = format!("move process {pid} into cgroup {}", self.path);
+                    return Error::new(ErrorKind::NotFound, "NoProcess", what).with_source(error);
+                }
+                error
+            })?;
         }
+        Ok(())
     }
 
-    /// Lets the processes go on.
+    /// Makes the group `name` below this one, as [`create`](Self::create) does.
     ///
     /// # Errors
-    /// `Unsupported` as [`Self::freeze`].
-    pub fn thaw(&self) -> Result<()> {
-        self.freezer()?.set(false)
+    /// As [`create`](Self::create), and `InvalidName`. On version 2 `Busy` if a limit is asked for and
+    /// processes are in this group itself: only groups without processes hand controllers down.
+    pub fn create_child(&self, name: &str, resources: &LinuxResources) -> Result<Self> {
+        Self::create(&self.path.child(name)?, resources)
     }
 
-    /// Kills everything in the group and below it; frozen processes die, too.
+    /// The groups directly below, by name. Left out is what no [`CgroupPath`] can name: names that are
+    /// not UTF-8.
     ///
     /// # Errors
-    /// `Busy` (`ProcessesAlive`) if something is still alive after two seconds.
-    pub fn kill_all(&self) -> Result<()> {
-        let deadline = Instant::now() + REMOVAL;
-        if let Some(group) = self.unified() {
-            // Linux 5.14. What is left, or came in by version 1 alone, is killed one by one.
-            let _ = fs::write(group.directory.join("cgroup.kill"), "1");
+    /// `Os` if they cannot be listed.
+    pub fn children(&self) -> Result<Vec<Self>> {
+        let mut names = BTreeSet::new();
+        for group in &self.groups {
+            names.extend(tree::children(&group.directory)?);
         }
-        let mut pause = Duration::from_micros(100);
-        loop {
-            let pids = self.pids()?;
-            if pids.is_empty() {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                let what = format!(
-                    "kill the processes of cgroup {}: {pids:?} live on",
-                    self.path
-                );
-                return Err(Error::new(ErrorKind::Busy, "ProcessesAlive", what).with_retry());
-            }
-            self.kill_each(deadline)?;
-            thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(50));
-        }
+        let paths = names.iter().filter_map(|name| self.path.child(name).ok());
+        let opened = paths.map(|path| Self::open(&path));
+        // One that has gone meanwhile is none.
+        let gone = |child: &Result<Self>| matches!(child, Err(error) if error.kind() == ErrorKind::NotFound);
+        opened.filter(|child| !gone(child)).collect()
     }
 
-    /// Removes the group with all groups below it, and those above it that this library made and that
+    /// The group above; `None` at the top.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn parent(&self) -> Result<Option<Self>> {
+        self.path.parent().map(|path| Self::open(&path)).transpose()
+    }
+
     /// are empty then; done if it is gone.
     ///
     /// # Errors
     /// `Cleanup` with all that could not be removed; `Busy` among it where processes are alive.
     pub fn remove(&self) -> Result<()> {
-        let deadline = Instant::now() + REMOVAL;
+        let deadline = Instant::now() + PATIENCE;
         let mut errors = Vec::new();
         for group in &self.groups {
             match tree::remove(&group.directory, deadline) {
@@ -422,98 +454,10 @@ impl Cgroup {
         Ok(())
     }
 
-    fn limit(&self, layout: &Layout, settings: &[Settings]) -> Result<()> {
-        for part in settings {
-            let hierarchy = layout.with(part.version, part.controller);
-            let Some(base) = hierarchy.and_then(|hierarchy| hierarchy.base.as_ref()) else {
-                continue;
-            };
-            let directory = base.join(self.path.as_str());
-            for setting in &part.list {
-                apply(&directory, setting)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn limit_devices(&self, resources: &LinuxResources) -> Result<()> {
-        let Some(rules) = resources.devices().as_ref().filter(|it| !it.is_empty()) else {
-            return Ok(());
-        };
-        match (self.group_with("devices"), self.unified()) {
-            (Some((_, directory)), _) => v1::devices(resources)?
-                .iter()
-                .try_for_each(|setting| apply(directory, setting)),
-            (None, Some(group)) => {
-                let directory = open(&group.directory, OFlags::RDONLY | OFlags::DIRECTORY)?;
-                device::attach(directory.as_fd(), rules)
-            }
-            (None, None) => {
-                let what = "limit linux.resources.devices: no group of the devices controller may \
-                            be changed by this user";
-                let kind = ErrorKind::PermissionDenied;
-                Err(Error::new(kind, "ControllerUnavailable", what))
-            }
-        }
-    }
-
-    /// Kills what is in the group now. It is stopped meanwhile where that can be, so that nothing
-    /// forks away, and goes on again whatever fails.
-    fn kill_each(&self, deadline: Instant) -> Result<()> {
-        let freezer = self.freezer().ok();
-        if let Some(freezer) = &freezer {
-            // A group that does not stop in time is killed as it runs.
-            let soon = deadline.min(Instant::now() + Duration::from_millis(100));
-            let _ = freezer.set(true).and_then(|()| freezer.wait(soon));
-        }
-        let killed = self.pids().and_then(|pids| {
-            let held: Vec<_> = pids.into_iter().filter_map(hold).collect();
-            // A number that is still listed was not given to another process before it was held.
-            let still = self.pids()?;
-            for (pid, process) in held.iter().filter(|(pid, _)| still.contains(pid)) {
-                match pidfd_send_signal(process, Signal::KILL) {
-                    Ok(()) | Err(Errno::SRCH) => {}
-                    Err(errno) => return Err(Error::os(format!("kill process {pid}"), errno)),
-                }
-            }
-            Ok(())
-        });
-        let thawed = freezer.map_or(Ok(()), |freezer| freezer.set(false));
-        killed.and(thawed)
-    }
-
     fn unified(&self) -> Option<&Group> {
         self.groups
             .iter()
             .find(|group| group.version == Version::V2)
-    }
-
-    /// The unified one if there is one: what it stops can still be killed.
-    fn freezer(&self) -> Result<Freezer> {
-        let unified = self.unified().map(|group| Freezer {
-            file: group.directory.join("cgroup.freeze"),
-            words: ("1", "0"),
-            report: group.directory.join("cgroup.events"),
-            stopped: "frozen 1",
-        });
-        if let Some(freezer) = unified.filter(|freezer| freezer.file.exists()) {
-            return Ok(freezer);
-        }
-        let Some((Version::V1, group)) = self.group_with("freezer") else {
-            let what = format!("freeze cgroup {}: this host has no freezer", self.path);
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "ControllerUnavailable",
-                what,
-            ));
-        };
-        let file = group.join("freezer.state");
-        Ok(Freezer {
-            report: file.clone(),
-            file,
-            words: ("FROZEN", "THAWED"),
-            stopped: "FROZEN",
-        })
     }
 
     fn group_with(&self, controller: &str) -> Option<(Version, &Path)> {
@@ -521,196 +465,6 @@ impl Cgroup {
         let group = self.groups.iter().find(has)?;
         Some((group.version, &group.directory))
     }
-}
-
-impl Group {
-    /// Makes the group, and those above it that are missing.
-    fn make(&self, path: &CgroupPath, settings: &[Settings]) -> Result<()> {
-        let failed = |errno| Error::os(format!("make cgroup {:?}", self.directory), errno);
-        for _ in 0..ATTEMPTS {
-            match mkdir(&self.directory, MODE) {
-                Ok(()) => {
-                    return self.prepare(path, settings).map_err(|error| {
-                        match tree::remove(&self.directory, Instant::now()) {
-                            Err(cleanup) => error.with_cleanup([cleanup]),
-                            Ok(()) => error,
-                        }
-                    });
-                }
-                Err(Errno::EXIST) => return Err(failed(Errno::EXIST).with_code("CgroupExists")),
-                // Nothing above it yet, or no longer: the last user of a group removes it.
-                Err(Errno::NOENT) => match self.make_ancestors(path) {
-                    Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                },
-                Err(errno) => return Err(failed(errno)),
-            }
-        }
-        Err(failed(Errno::NOENT).with_retry())
-    }
-
-    fn make_ancestors(&self, path: &CgroupPath) -> Result<()> {
-        for ancestor in self.ancestors(path) {
-            match mkdir(&ancestor, MODE) {
-                Ok(()) => {
-                    mark(&ancestor);
-                    if self.has_cpuset() {
-                        fill_cpuset(&ancestor)?;
-                    }
-                }
-                Err(Errno::EXIST) => {}
-                Err(errno) => return Err(Error::os(format!("make cgroup {ancestor:?}"), errno)),
-            }
-        }
-        Ok(())
-    }
-
-    /// Version 1: gives the group processors, which a new one has none of. Version 2: has the groups
-    /// above hand down the controllers that are needed, and those that count.
-    fn prepare(&self, path: &CgroupPath, settings: &[Settings]) -> Result<()> {
-        if self.has_cpuset() {
-            return fill_cpuset(&self.directory);
-        }
-        if self.version == Version::V1 {
-            return Ok(());
-        }
-        let needed = setting::v2_controllers(settings);
-        let counting = ["cpu", "io", "memory", "pids"]
-            .into_iter()
-            .filter(|it| !needed.contains(it));
-        let counting = counting.filter(|it| self.controllers.iter().any(|known| known == it));
-        let counting: Vec<_> = counting.collect();
-        let base = base_of(&self.directory, path);
-        for above in [base].into_iter().chain(self.ancestors(path)) {
-            let file = above.join("cgroup.subtree_control");
-            for controller in &needed {
-                write(&file, &format!("+{controller}"))?;
-            }
-            for controller in &counting {
-                // Nobody asked: without them nothing is counted, nor shared fairly.
-                let _ = write(&file, &format!("+{controller}"));
-            }
-        }
-        Ok(())
-    }
-
-    fn has_cpuset(&self) -> bool {
-        self.version == Version::V1 && self.controllers.iter().any(|it| it == "cpuset")
-    }
-
-    /// The groups above it, topmost first.
-    fn ancestors(&self, path: &CgroupPath) -> Vec<PathBuf> {
-        let base = base_of(&self.directory, path);
-        path.ancestors()
-            .map(|ancestor| base.join(ancestor))
-            .collect()
-    }
-
-    /// Removes the groups above it that this library made and nobody uses.
-    fn remove_ancestors(&self, path: &CgroupPath) {
-        for ancestor in self.ancestors(path).iter().rev() {
-            // Somebody else's group is in it: that keeps it.
-            if !is_marked(ancestor) || fs::remove_dir(ancestor).is_err() {
-                return;
-            }
-        }
-    }
-}
-
-/// The files that stop a group and tell that it has stopped.
-struct Freezer {
-    file: PathBuf,
-    words: (&'static str, &'static str),
-    report: PathBuf,
-    stopped: &'static str,
-}
-
-impl Freezer {
-    fn set(&self, frozen: bool) -> Result<()> {
-        write(&self.file, if frozen { self.words.0 } else { self.words.1 })
-    }
-
-    fn is_set(&self) -> Result<bool> {
-        // Version 1 tells by the same file, and has a word more for what is about to stop.
-        Ok(matches!(
-            read(&self.file)?.trim(),
-            "1" | "FROZEN" | "FREEZING"
-        ))
-    }
-
-    fn wait(&self, deadline: Instant) -> Result<()> {
-        let mut pause = Duration::from_micros(50);
-        while !read(&self.report)?.lines().any(|line| line == self.stopped) {
-            if Instant::now() > deadline {
-                let what = format!("wait for {:?} in {:?}", self.stopped, self.report);
-                return Err(Error::new(ErrorKind::TimedOut, "NotFrozen", what).with_retry());
-            }
-            thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(10));
-        }
-        Ok(())
-    }
-}
-
-/// Opens a process by its number; `None` if it is gone.
-fn hold(pid: i32) -> Option<(i32, OwnedFd)> {
-    let process = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
-    Some((pid, process))
-}
-
-/// Notes on a group that this library made it. Kernels and mounts that have no room for the note keep
-/// the group.
-fn mark(group: &Path) {
-    for name in MARKS {
-        if rustix::fs::setxattr(group, name, b"1", XattrFlags::empty()).is_ok() {
-            return;
-        }
-    }
-}
-
-fn is_marked(group: &Path) -> bool {
-    let mut value = [0_u8; 8];
-    MARKS
-        .iter()
-        .any(|name| rustix::fs::getxattr(group, *name, &mut value).is_ok())
-}
-
-fn apply(directory: &Path, setting: &Setting) -> Result<()> {
-    let file = directory.join(&setting.file);
-    match (write(&file, &setting.value), &setting.absent) {
-        (Err(error), Absent::Skip) if error.kind() == ErrorKind::NotFound => Ok(()),
-        (Err(error), Absent::Use(other)) if error.kind() == ErrorKind::NotFound => {
-            apply(directory, other)
-        }
-        (result, _) => result,
-    }
-}
-
-/// Gives a new group the processors and memory nodes of the group above it.
-fn fill_cpuset(directory: &Path) -> Result<()> {
-    for name in ["cpuset.cpus", "cpuset.mems"] {
-        let file = directory.join(name);
-        if !read(&file)?.trim().is_empty() {
-            continue;
-        }
-        let Some(above) = directory.parent() else {
-            continue;
-        };
-        // Somebody else may have made that just now; the topmost has all there is.
-        fill_cpuset(above)?;
-        write(&file, read(&above.join(name))?.trim())?;
-    }
-    Ok(())
-}
-
-/// The directory that `path` is below.
-fn base_of(group: &Path, path: &CgroupPath) -> PathBuf {
-    let depth = path.as_str().split('/').count();
-    group
-        .ancestors()
-        .nth(depth)
-        .unwrap_or(Path::new("/"))
-        .to_owned()
 }
 
 fn directory_name(mount_point: &Path) -> String {
@@ -721,31 +475,5 @@ fn directory_name(mount_point: &Path) -> String {
         .into_owned()
 }
 
-fn open(path: &Path, flags: OFlags) -> Result<OwnedFd> {
-    openat(CWD, path, flags | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| Error::os(format!("open {path:?}"), errno))
-}
-
-fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).map_err(|error| Error::os(format!("read {path:?}"), error))
-}
-
-fn write(path: &Path, value: &str) -> Result<()> {
-    let file = fs::File::options().write(true).open(path);
-    file.and_then(|mut file| file.write_all(value.as_bytes()))
-        .map_err(|error| Error::os(format!("write {value:?} to {path:?}"), error))
-}
-
 /// How long a removal waits for processes that are about to end.
-const REMOVAL: Duration = Duration::from_secs(2);
-
-/// How often a group above is made again that others keep removing.
-const ATTEMPTS: usize = 64;
-
-const MODE: Mode = Mode::from_bits_truncate(0o755);
-
-/// The attributes that mark a group as made by this library: root's, and a plain user's.
-const MARKS: [&str; 2] = ["trusted.container-engine", "user.container-engine"];
-
-/// Version 1 says "no limit" by the largest number of pages, in bytes: just below this.
-const UNLIMITED: u64 = 1 << 62;
+const PATIENCE: Duration = Duration::from_secs(2);

@@ -47,6 +47,21 @@ impl CgroupPath {
         Self::new(&format!("{}/{id}", parent.unwrap_or(Self::DEFAULT_PARENT)))
     }
 
+    /// Names the group `name` below this one.
+    ///
+    /// # Errors
+    /// As [`below`](Self::below).
+    pub fn child(&self, name: &str) -> Result<Self> {
+        Self::below(Some(self.as_str()), name)
+    }
+
+    /// The name of the group above; `None` at the top.
+    #[must_use]
+    pub fn parent(&self) -> Option<Self> {
+        let (parent, _) = self.0.rsplit_once('/')?;
+        Some(Self(parent.to_owned()))
+    }
+
     /// The path, without `/` in front.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -155,5 +170,8 @@ mod tests {
     fn ancestors_go_from_the_top() {
         let path = CgroupPath::new("a/b/c").unwrap();
         assert_eq!(path.ancestors().collect::<Vec<_>>(), ["a", "a/b"]);
+        let parent = path.parent().unwrap();
+        assert_eq!((parent.as_str(), parent.child("c").unwrap()), ("a/b", path));
+        assert_eq!(CgroupPath::new("a").unwrap().parent(), None);
     }
 }

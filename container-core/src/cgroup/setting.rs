@@ -1,10 +1,10 @@
 //! Limits as values for files, by controller and version.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use oci_spec::runtime::LinuxResources;
 
-use super::layout::{Layout, Version};
+use super::layout::{Hierarchy, Layout, Version};
 use super::{v1, v2};
 use crate::{Error, ErrorKind, Result};
 
@@ -52,7 +52,7 @@ impl Setting {
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) version: Version,
-    pub(super) controller: &'static str,
+    pub(super) controller: String,
     pub(super) list: Vec<Setting>,
 }
 
@@ -61,7 +61,7 @@ pub(super) fn is_empty(resources: &LinuxResources) -> bool {
     // What cannot be put into settings was asked for all the same.
     let nothing = |list: Result<Vec<Setting>>| list.is_ok_and(|list| list.is_empty());
     resources.devices().iter().flatten().next().is_none()
-        && refuse_unknown(resources).is_ok()
+        && resources.unified().iter().flatten().next().is_none()
         && SUBJECTS
             .iter()
             .all(|subject| nothing((subject.v1)(resources)))
@@ -70,7 +70,6 @@ pub(super) fn is_empty(resources: &LinuxResources) -> bool {
 /// All that `resources` ask for, for the controllers that this host has; without the devices, which
 /// version 2 has no file for.
 pub(super) fn collect(layout: &Layout, resources: &LinuxResources) -> Result<Vec<Settings>> {
-    refuse_unknown(resources)?;
     let mut all = Vec::new();
     for subject in &SUBJECTS {
         let asked = (subject.v1)(resources)?;
@@ -84,72 +83,91 @@ pub(super) fn collect(layout: &Layout, resources: &LinuxResources) -> Result<Vec
         } else {
             return Err(missing(subject, layout));
         };
-        let hierarchy = layout.with(version, controller);
-        if hierarchy.is_none_or(|hierarchy| hierarchy.base.is_none()) {
-            let what = format!(
-                "limit {}: no group of the {controller} controller",
-                subject.field
-            );
-            let what = format!("{what} may be changed by this user");
-            return Err(Error::new(
-                ErrorKind::PermissionDenied,
-                "ControllerUnavailable",
-                what,
-            ));
-        }
+        check_base(layout.with(version, controller), subject.field, controller)?;
         all.push(Settings {
             version,
-            controller,
+            controller: controller.to_owned(),
             list,
         });
     }
+    collect_unified(layout, resources, &mut all)?;
     Ok(all)
 }
 
-/// The controllers that `settings` need in the unified hierarchy.
-pub(super) fn v2_controllers(settings: &[Settings]) -> BTreeSet<&str> {
-    let unified = settings.iter().filter(|it| it.version == Version::V2);
-    unified.map(|it| it.controller).collect()
-}
-
-fn missing(subject: &Subject, layout: &Layout) -> Error {
-    let name = if layout.has(Version::V1) {
-        subject.v1_name
-    } else {
-        subject.v2_name
-    };
-    let what = format!(
-        "limit {}: this host has no {name} controller",
-        subject.field
-    );
-    Error::new(ErrorKind::Unsupported, "ControllerUnavailable", what)
-}
-
-/// What is not in [`SUBJECTS`] is refused rather than passed over.
-fn refuse_unknown(resources: &LinuxResources) -> Result<()> {
-    let refuse = |asked: bool, field: &str| {
-        if asked {
-            let what = format!("limit linux.resources.{field}, which is not supported");
+/// Values for files of version 2 by name. They come last, and so before what the other fields say.
+fn collect_unified(
+    layout: &Layout,
+    resources: &LinuxResources,
+    all: &mut Vec<Settings>,
+) -> Result<()> {
+    const FIELD: &str = "linux.resources.unified";
+    let files: BTreeMap<_, _> = resources.unified().iter().flatten().collect();
+    for (file, value) in files {
+        let Some((controller, rest)) = file.split_once('.').filter(|_| !file.contains('/')) else {
+            let what = format!("limit {FIELD}: {file:?} is no name of a file of a group");
+            return Err(Error::invalid("InvalidLimit", what));
+        };
+        // Those of `cgroup` every group has; but what moves, stops or kills processes is no limit.
+        let is_general = controller == "cgroup" && rest.starts_with("max.");
+        let hierarchy = match is_general {
+            true => layout.unified(),
+            false => layout.with(Version::V2, controller),
+        };
+        if hierarchy.is_none() {
+            let what =
+                format!("limit {FIELD}: {file:?} needs controller {controller} in version 2");
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 "ControllerUnavailable",
                 what,
             ));
         }
-        Ok(())
+        check_base(hierarchy, FIELD, controller)?;
+        let lines = value.lines().filter(|line| !line.is_empty());
+        all.push(Settings {
+            version: Version::V2,
+            controller: if is_general {
+                String::new()
+            } else {
+                controller.to_owned()
+            },
+            list: lines.map(|line| Setting::new(file, line)).collect(),
+        });
+    }
+    Ok(())
+}
+
+fn check_base(hierarchy: Option<&Hierarchy>, field: &str, controller: &str) -> Result<()> {
+    if hierarchy.is_some_and(|hierarchy| hierarchy.base.is_some()) {
+        return Ok(());
+    }
+    let what = format!(
+        "limit {field}: no group of the {controller} controller may be changed by this user"
+    );
+    Err(Error::new(
+        ErrorKind::PermissionDenied,
+        "ControllerUnavailable",
+        what,
+    ))
+}
+
+/// The controllers that `settings` need in the unified hierarchy.
+pub(super) fn v2_controllers(settings: &[Settings]) -> BTreeSet<&str> {
+    let unified = settings.iter().filter(|it| it.version == Version::V2);
+    unified
+        .map(|it| it.controller.as_str())
+        .filter(|it| !it.is_empty())
+        .collect()
+}
+
+fn missing(subject: &Subject, layout: &Layout) -> Error {
+    let what = match (layout.has(Version::V1), subject.v2_name) {
+        (true, _) => format!("this host has no {} controller", subject.v1_name),
+        (false, NONE) => format!("version 2 has no {} controller", subject.v1_name),
+        (false, name) => format!("this host has no {name} controller"),
     };
-    refuse(resources.network().is_some(), "network")?;
-    refuse(
-        resources.rdma().as_ref().is_some_and(|map| !map.is_empty()),
-        "rdma",
-    )?;
-    refuse(
-        resources
-            .unified()
-            .as_ref()
-            .is_some_and(|map| !map.is_empty()),
-        "unified",
-    )
+    let what = format!("limit {}: {what}", subject.field);
+    Error::new(ErrorKind::Unsupported, "ControllerUnavailable", what)
 }
 
 /// One part of the resources, and how each version takes it.
@@ -161,7 +179,7 @@ struct Subject {
     v2: fn(&LinuxResources) -> Result<Vec<Setting>>,
 }
 
-const SUBJECTS: [Subject; 6] = [
+const SUBJECTS: [Subject; 9] = [
     Subject {
         field: "linux.resources.memory",
         v1_name: "memory",
@@ -204,4 +222,28 @@ const SUBJECTS: [Subject; 6] = [
         v2_name: "hugetlb",
         v2: v2::huge_pages,
     },
+    Subject {
+        field: "linux.resources.network.classID",
+        v1_name: "net_cls",
+        v1: v1::network_class,
+        v2_name: NONE,
+        v2: v1::network_class,
+    },
+    Subject {
+        field: "linux.resources.network.priorities",
+        v1_name: "net_prio",
+        v1: v1::network_priorities,
+        v2_name: NONE,
+        v2: v1::network_priorities,
+    },
+    Subject {
+        field: "linux.resources.rdma",
+        v1_name: "rdma",
+        v1: v1::rdma,
+        v2_name: "rdma",
+        v2: v1::rdma,
+    },
 ];
+
+/// No controller of version 2 has this name.
+const NONE: &str = "";

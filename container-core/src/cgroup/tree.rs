@@ -4,7 +4,7 @@
 //! descriptor, one name at a time, so that neither depth nor names matter.
 
 use std::collections::BTreeSet;
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::thread;
@@ -49,12 +49,57 @@ pub(super) fn pids(group: &Path) -> Result<BTreeSet<i32>> {
             read_pids(&open(parent, name)?, &mut pids)
         })
     });
+    tolerate(outcome, "list the processes of", group).map(|()| pids)
+}
+
+/// Gives the processes in `group` itself.
+pub(super) fn own_pids(group: &Path) -> Result<BTreeSet<i32>> {
+    let mut pids = BTreeSet::new();
+    let outcome = open(CWD, group).and_then(|directory| read_pids(&directory, &mut pids));
+    tolerate(outcome, "list the processes of", group).map(|()| pids)
+}
+
+/// Gives the names of the groups directly below `group` that are UTF-8.
+pub(super) fn children(group: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    let outcome = open(CWD, group).and_then(|directory| {
+        let all = names_below(&directory)?;
+        names.extend(all.into_iter().filter_map(|name| name.into_string().ok()));
+        Ok(())
+    });
+    tolerate(outcome, "list the groups below", group).map(|()| names)
+}
+
+/// Gives the names of all files of `group`.
+pub(super) fn files(group: &Path) -> Result<Vec<String>> {
+    let entries = |errno| Error::os(format!("list the files of cgroup {group:?}"), errno);
+    match std::fs::read_dir(group) {
+        Ok(list) => {
+            let names = list.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+            names.collect::<std::io::Result<_>>().map_err(entries)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(entries(error)),
+    }
+}
+
+/// Reads the file `name` of every group below `group`.
+pub(super) fn read_below(group: &Path, name: &OsStr, visit: &mut dyn FnMut(&str)) -> Result<()> {
+    let outcome = walk(group, &mut |parent, child| {
+        visit(&String::from_utf8_lossy(&read_all(
+            &open(parent, child)?,
+            name,
+        )?));
+        Ok(())
+    });
+    tolerate(outcome, "read what is below", group)
+}
+
+/// That a group is gone is no failure.
+fn tolerate(outcome: Result<(), Errno>, doing: &str, group: &Path) -> Result<()> {
     match outcome {
-        Ok(()) | Err(Errno::NOENT | Errno::NODEV) => Ok(pids),
-        Err(errno) => Err(Error::os(
-            format!("list the processes of cgroup {group:?}"),
-            errno,
-        )),
+        Ok(()) | Err(Errno::NOENT | Errno::NODEV) => Ok(()),
+        Err(errno) => Err(Error::os(format!("{doing} cgroup {group:?}"), errno)),
     }
 }
 
@@ -66,12 +111,12 @@ fn walk(
     let mut current = open(CWD, top)?;
     // The way from `top` to `current`, each with the names beside it that are still to come.
     let mut way: Vec<(CString, Vec<CString>)> = Vec::new();
-    let mut pending = children(&current)?;
+    let mut pending = names_below(&current)?;
     loop {
         if let Some(name) = pending.pop() {
             match open(&current, &name) {
                 Ok(child) => {
-                    let below = children(&child)?;
+                    let below = names_below(&child)?;
                     way.push((name, std::mem::replace(&mut pending, below)));
                     current = child;
                 }
@@ -97,7 +142,7 @@ fn open(parent: impl std::os::fd::AsFd, name: impl rustix::path::Arg) -> Result<
     openat(parent, name, flags, Mode::empty())
 }
 
-fn children(group: &OwnedFd) -> Result<Vec<CString>, Errno> {
+fn names_below(group: &OwnedFd) -> Result<Vec<CString>, Errno> {
     let mut names = Vec::new();
     for entry in Dir::read_from(group)? {
         let entry = match entry {
@@ -113,23 +158,11 @@ fn children(group: &OwnedFd) -> Result<Vec<CString>, Errno> {
 }
 
 fn read_pids(group: &OwnedFd, pids: &mut BTreeSet<i32>) -> Result<(), Errno> {
-    let file = openat(
-        group,
-        c"cgroup.procs",
-        OFlags::RDONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
-    let mut bytes = Vec::new();
-    let mut chunk = [0; 4096];
-    loop {
-        match rustix::io::read(&file, &mut chunk) {
-            Ok(0) => break,
-            Ok(count) => bytes.extend_from_slice(&chunk[..count]),
-            // A threaded group: the group above lists its processes.
-            Err(Errno::OPNOTSUPP) => break,
-            Err(errno) => return Err(errno),
-        }
-    }
+    let bytes = match read_all(group, c"cgroup.procs") {
+        // A threaded group: the group above lists its processes.
+        Err(Errno::OPNOTSUPP) => return Ok(()),
+        bytes => bytes?,
+    };
     // 0 stands for a process outside of this PID namespace.
     let numbers = String::from_utf8_lossy(&bytes);
     pids.extend(
@@ -139,6 +172,18 @@ fn read_pids(group: &OwnedFd, pids: &mut BTreeSet<i32>) -> Result<(), Errno> {
             .filter(|pid| *pid > 0),
     );
     Ok(())
+}
+
+fn read_all(group: &OwnedFd, name: impl rustix::path::Arg) -> Result<Vec<u8>, Errno> {
+    let file = openat(group, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 4096];
+    loop {
+        match rustix::io::read(&file, &mut chunk)? {
+            0 => return Ok(bytes),
+            count => bytes.extend_from_slice(&chunk[..count]),
+        }
+    }
 }
 
 /// Tries again while the group is busy, with pauses that double.

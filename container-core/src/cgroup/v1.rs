@@ -3,13 +3,20 @@
 //! # References
 //! Kernel `Documentation/admin-guide/cgroup-v1/`, `Documentation/scheduler/sched-bwc.rst`.
 
+use std::collections::BTreeMap;
+
 use oci_spec::runtime::{
-    LinuxBlockIo, LinuxDeviceCgroup, LinuxDeviceType, LinuxMemory, LinuxResources,
-    LinuxThrottleDevice,
+    LinuxBlockIo, LinuxDeviceCgroup, LinuxDeviceType, LinuxInterfacePriority, LinuxMemory,
+    LinuxResources, LinuxThrottleDevice,
 };
 
 use super::setting::Setting;
 use crate::{Error, Result};
+
+pub(super) const MEMORY_AND_SWAP: &str = "memory.memsw.limit_in_bytes";
+
+/// The file of version 2 that limits swap alone.
+pub(super) const SWAP_MAX: &str = "memory.swap.max";
 
 /// What memory and swap together are limited to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +35,9 @@ pub(super) fn swap(memory: &LinuxMemory) -> Result<Option<Swap>> {
     let limit = memory.limit().filter(|limit| *limit != 0);
     match (limit, memory.swap().filter(|swap| *swap != 0)) {
         (Some(limit), None) if limit > 0 => Ok(Some(Swap::Twice(limit.saturating_mul(2)))),
-        (_, None) => Ok(None),
+        // All memory without swap would be less than it seems.
+        (Some(_), None) => Ok(Some(Swap::Unlimited)),
+        (None, None) => Ok(None),
         (_, Some(swap)) if swap < 0 => Ok(Some(Swap::Unlimited)),
         (Some(limit), Some(swap)) if limit > swap => {
             let what =
@@ -60,7 +69,7 @@ pub(super) fn memory(resources: &LinuxResources) -> Result<Vec<Setting>> {
     set("memory.soft_limit_in_bytes", memory.reservation());
     set("memory.kmem.limit_in_bytes", memory.kernel());
     set("memory.kmem.tcp.limit_in_bytes", memory.kernel_tcp());
-    let with_swap = |value| Setting::new("memory.memsw.limit_in_bytes", value);
+    let with_swap = |value| Setting::new(MEMORY_AND_SWAP, value);
     match swap(memory)? {
         Some(Swap::Twice(total)) => settings.push(with_swap(total).or_skip()),
         Some(Swap::Total(total)) => settings.push(with_swap(total)),
@@ -68,11 +77,8 @@ pub(super) fn memory(resources: &LinuxResources) -> Result<Vec<Setting>> {
         Some(Swap::Unlimited) => settings.push(with_swap(-1).or_skip()),
         None => {}
     }
-    settings.extend(
-        memory
-            .swappiness()
-            .map(|value| Setting::new("memory.swappiness", value)),
-    );
+    let swappiness = memory.swappiness().filter(|value| *value != UNSET);
+    settings.extend(swappiness.map(|value| Setting::new("memory.swappiness", value)));
     if memory.disable_oom_killer() == Some(true) {
         settings.push(Setting::new("memory.oom_control", 1));
     }
@@ -139,10 +145,28 @@ pub(super) fn block_io(resources: &LinuxResources) -> Result<Vec<Setting>> {
     let Some(io) = resources.block_io() else {
         return Ok(Vec::new());
     };
+    let weights = Weights::of(io)?;
     let mut settings = Vec::new();
-    if let Some(weight) = checked_weight(io)? {
+    if let Some(weight) = weights.all {
         let bfq = Setting::new("blkio.bfq.weight", scaled_weight(weight));
         settings.push(Setting::new("blkio.weight", weight).or(bfq));
+    }
+    for (device, weight) in weights.devices {
+        let bfq = format!("{device} {}", scaled_weight(weight));
+        let bfq = Setting::new("blkio.bfq.weight_device", bfq);
+        settings.push(Setting::new("blkio.weight_device", format!("{device} {weight}")).or(bfq));
+    }
+    // Only schedulers before Linux 5.0 weigh a group against the groups in it.
+    settings.extend(
+        weights
+            .leaf
+            .map(|weight| Setting::new("blkio.leaf_weight", weight)),
+    );
+    for (device, weight) in weights.leaf_devices {
+        settings.push(Setting::new(
+            "blkio.leaf_weight_device",
+            format!("{device} {weight}"),
+        ));
     }
     for (file, limits) in [
         (
@@ -173,30 +197,43 @@ pub(super) fn block_io(resources: &LinuxResources) -> Result<Vec<Setting>> {
     Ok(settings)
 }
 
-/// The weight that is asked for, if any.
-///
-/// # Errors
-/// `InvalidLimit` outside of 10 to 1000 and for weights of single devices.
-pub(super) fn checked_weight(io: &LinuxBlockIo) -> Result<Option<u16>> {
-    let devices = io
-        .weight_device()
-        .as_ref()
-        .is_some_and(|list| !list.is_empty());
-    if devices || io.leaf_weight().is_some_and(|weight| weight != 0) {
-        let what = "limit block I/O by leaf weights or by weights of single devices";
-        return Err(Error::new(
-            crate::ErrorKind::Unsupported,
-            "InvalidLimit",
-            what,
-        ));
-    }
-    match io.weight() {
-        None | Some(0) => Ok(None),
-        Some(weight @ 10..=1000) => Ok(Some(weight)),
-        Some(weight) => {
-            let what = format!("give block I/O the weight {weight}, which is not in 10 to 1000");
-            Err(Error::invalid("InvalidLimit", what))
+/// The weights that are asked for, from 10 to 1000; devices as `major:minor`.
+#[derive(Debug, Default)]
+pub(super) struct Weights {
+    pub(super) all: Option<u16>,
+    pub(super) devices: Vec<(String, u16)>,
+    pub(super) leaf: Option<u16>,
+    pub(super) leaf_devices: Vec<(String, u16)>,
+}
+
+impl Weights {
+    /// # Errors
+    /// `InvalidLimit` outside of 10 to 1000.
+    pub(super) fn of(io: &LinuxBlockIo) -> Result<Self> {
+        let checked = |weight: Option<u16>| match weight {
+            None | Some(0) => Ok(None),
+            Some(weight @ 10..=1000) => Ok(Some(weight)),
+            Some(weight) => {
+                let what =
+                    format!("give block I/O the weight {weight}, which is not in 10 to 1000");
+                Err(Error::invalid("InvalidLimit", what))
+            }
+        };
+        let mut weights = Self {
+            all: checked(io.weight())?,
+            leaf: checked(io.leaf_weight())?,
+            ..Self::default()
+        };
+        for it in io.weight_device().iter().flatten() {
+            let device = || format!("{}:{}", it.major(), it.minor());
+            weights
+                .devices
+                .extend(checked(it.weight())?.map(|weight| (device(), weight)));
+            weights
+                .leaf_devices
+                .extend(checked(it.leaf_weight())?.map(|weight| (device(), weight)));
         }
+        Ok(weights)
     }
 }
 
@@ -206,15 +243,23 @@ pub(super) fn scaled_weight(weight: u16) -> u16 {
 }
 
 pub(super) fn huge_pages(resources: &LinuxResources) -> Result<Vec<Setting>> {
-    let limits = resources.hugepage_limits().iter().flatten();
-    limits
-        .map(|it| {
-            Ok(Setting::new(
-                page_file(it.page_size(), "limit_in_bytes")?,
-                it.limit(),
-            ))
-        })
-        .collect()
+    page_limits(resources, "limit_in_bytes", |limit| limit.to_string())
+}
+
+/// The limits of pages that are used, and of those that are reserved where the kernel limits them (5.7).
+pub(super) fn page_limits(
+    resources: &LinuxResources,
+    file: &str,
+    value: fn(i64) -> String,
+) -> Result<Vec<Setting>> {
+    let mut settings = Vec::new();
+    for it in resources.hugepage_limits().iter().flatten() {
+        let value = value(it.limit());
+        settings.push(Setting::new(page_file(it.page_size(), file)?, &value));
+        let reserved = page_file(it.page_size(), &format!("rsvd.{file}"))?;
+        settings.push(Setting::new(reserved, &value).or_skip());
+    }
+    Ok(settings)
 }
 
 /// The file of one page size, such as `hugetlb.2MB.max`.
@@ -231,19 +276,101 @@ pub(super) fn page_file(size: &str, what: &str) -> Result<String> {
     Ok(format!("hugetlb.{size}.{what}"))
 }
 
-pub(super) fn devices(resources: &LinuxResources) -> Result<Vec<Setting>> {
-    let rules = resources.devices().iter().flatten();
-    rules
-        .map(|rule| {
-            let file = if rule.allow() {
-                "devices.allow"
-            } else {
-                "devices.deny"
-            };
-            Ok(Setting::new(file, device_rule(rule)?))
-        })
-        .collect()
+pub(super) fn network_class(resources: &LinuxResources) -> Result<Vec<Setting>> {
+    let class = resources
+        .network()
+        .as_ref()
+        .and_then(|network| network.class_id());
+    Ok(class
+        .map(|class| Setting::new("net_cls.classid", class))
+        .into_iter()
+        .collect())
 }
+
+pub(super) fn network_priorities(resources: &LinuxResources) -> Result<Vec<Setting>> {
+    let priorities = resources
+        .network()
+        .as_ref()
+        .and_then(|network| network.priorities().as_ref());
+    let line = |it: &LinuxInterfacePriority| {
+        Setting::new(
+            "net_prio.ifpriomap",
+            format_args!("{} {}", it.name(), it.priority()),
+        )
+    };
+    Ok(priorities.into_iter().flatten().map(line).collect())
+}
+
+/// The same in both versions.
+pub(super) fn rdma(resources: &LinuxResources) -> Result<Vec<Setting>> {
+    let devices: BTreeMap<_, _> = resources.rdma().iter().flatten().collect();
+    let mut settings = Vec::new();
+    for (device, limits) in devices {
+        if device.is_empty() || device.contains(char::is_whitespace) {
+            let what = format!("limit device {device:?} of linux.resources.rdma");
+            return Err(Error::invalid("InvalidLimit", what));
+        }
+        let handles = limits
+            .hca_handles()
+            .map(|number| format!(" hca_handle={number}"));
+        let objects = limits
+            .hca_objects()
+            .map(|number| format!(" hca_object={number}"));
+        let asked: String = handles.into_iter().chain(objects).collect();
+        if !asked.is_empty() {
+            settings.push(Setting::new("rdma.max", format_args!("{device}{asked}")));
+        }
+    }
+    Ok(settings)
+}
+
+pub(super) fn devices(rules: &[LinuxDeviceCgroup]) -> Result<Vec<Setting>> {
+    let setting = |rule: &LinuxDeviceCgroup| Ok(device_setting(rule.allow(), device_rule(rule)?));
+    rules.iter().map(setting).collect()
+}
+
+/// What leads from the rules in `devices.list` to `rules`, so that what both allow is never denied.
+pub(super) fn device_changes(rules: &[LinuxDeviceCgroup], list: &str) -> Result<Vec<Setting>> {
+    let wanted = devices(rules)?;
+    let all = |allow| device_setting(allow, ALL_DEVICES.to_owned());
+    let is_all = |it: &Setting| *it == all(true) || *it == all(false);
+    let start = wanted.iter().rposition(is_all);
+    let (first, exceptions) = match start {
+        Some(start) => (wanted[start].clone(), &wanted[start + 1..]),
+        None => (all(true), wanted.as_slice()),
+    };
+    let only_allows = first == all(false) && exceptions.iter().all(|it| it.file == ALLOW);
+    if !only_allows || list.lines().any(|line| line == ALL_DEVICES) {
+        return Ok([first]
+            .into_iter()
+            .chain(exceptions.iter().cloned())
+            .collect());
+    }
+    // Both are lists of what is allowed: add to the old one first, then take away.
+    let mut stay: BTreeMap<&str, String> = BTreeMap::new();
+    for rule in exceptions {
+        if let Some((device, access)) = rule.value.rsplit_once(' ') {
+            stay.entry(device).or_default().push_str(access);
+        }
+    }
+    let mut changes = exceptions.to_vec();
+    for (device, access) in list.lines().filter_map(|line| line.rsplit_once(' ')) {
+        let stays = stay.get(device).map_or("", String::as_str);
+        let goes: String = access.chars().filter(|it| !stays.contains(*it)).collect();
+        if !goes.is_empty() {
+            changes.push(device_setting(false, format!("{device} {goes}")));
+        }
+    }
+    Ok(changes)
+}
+
+fn device_setting(allow: bool, rule: String) -> Setting {
+    Setting::new(if allow { ALLOW } else { DENY }, rule)
+}
+
+const ALLOW: &str = "devices.allow";
+const DENY: &str = "devices.deny";
+const ALL_DEVICES: &str = "a *:* rwm";
 
 /// A rule as the files take it: kind, numbers, access.
 fn device_rule(rule: &LinuxDeviceCgroup) -> Result<String> {
@@ -270,6 +397,9 @@ fn device_rule(rule: &LinuxDeviceCgroup) -> Result<String> {
     }
     Ok(format!("{kind} {major}:{minor} {access}"))
 }
+
+/// How Docker's and Podman's specs say that nothing is asked: -1.
+pub(super) const UNSET: u64 = u64::MAX;
 
 /// Whether `list` looks like `0-2,7`.
 fn is_list(list: &str) -> bool {
@@ -323,7 +453,10 @@ mod tests {
                 r#"{"limit":200,"swap":-1}"#,
                 vec![format!("{limit}=200"), format!("{total}=-1")],
             ),
-            (r#"{"limit":-1}"#, vec![format!("{limit}=-1")]),
+            (
+                r#"{"limit":-1}"#,
+                vec![format!("{limit}=-1"), format!("{total}=-1")],
+            ),
             (
                 r#"{"reservation":100}"#,
                 vec!["memory.soft_limit_in_bytes=100".to_owned()],
@@ -341,6 +474,7 @@ mod tests {
                 r#"{"swappiness":0}"#,
                 vec!["memory.swappiness=0".to_owned()],
             ),
+            (r#"{"swappiness":18446744073709551615}"#, vec![]),
         ] {
             let got = lines(memory, &format!(r#"{{"memory":{json}}}"#)).unwrap();
             assert_eq!(got, want, "{json}");
@@ -420,6 +554,35 @@ mod tests {
         );
     }
 
+    /// The rules of `resources`, as other limits have them.
+    fn listed_devices(resources: &LinuxResources) -> Result<Vec<Setting>> {
+        devices(resources.devices().as_ref().unwrap())
+    }
+
+    #[test]
+    fn changed_device_rules_never_deny_what_stays() {
+        let changes = |json: &str, list: &str| {
+            let resources: LinuxResources = serde_json::from_str(json).unwrap();
+            let changes = device_changes(resources.devices().as_ref().unwrap(), list).unwrap();
+            let lines = changes.iter().map(|it| format!("{}={}", it.file, it.value));
+            lines.collect::<Vec<_>>()
+        };
+        let json = r#"{"devices":[{"allow":false,"access":"rwm"},
+            {"allow":true,"type":"c","major":1,"minor":3,"access":"r"},
+            {"allow":true,"type":"c","major":1,"minor":5,"access":"rwm"}]}"#;
+        let want = [
+            "devices.allow=c 1:3 r",
+            "devices.allow=c 1:5 rwm",
+            "devices.deny=c 1:3 wm",
+            "devices.deny=b 8:0 r",
+        ];
+        assert_eq!(changes(json, "c 1:3 rwm\nb 8:0 r\nc 1:5 rwm\n"), want);
+        assert_eq!(changes(json, "a *:* rwm\n")[0], "devices.deny=a *:* rwm");
+        let json = r#"{"devices":[{"allow":false,"type":"c","major":1,"minor":3}]}"#;
+        let want = ["devices.allow=a *:* rwm", "devices.deny=c 1:3 rwm"];
+        assert_eq!(changes(json, "c 1:3 rwm\n"), want);
+    }
+
     #[test]
     fn device_rules_are_allowed_and_denied_in_order() {
         let json = r#"{"devices":[{"allow":false,"access":"rwm"},
@@ -432,7 +595,7 @@ mod tests {
             "devices.allow=c 136:* rwm",
             "devices.allow=b *:* m",
         ];
-        assert_eq!(lines(devices, json).unwrap(), want);
+        assert_eq!(lines(listed_devices, json).unwrap(), want);
         for rule in [
             r#"{"allow":true,"type":"c","access":"rx"}"#,
             r#"{"allow":true,"type":"p"}"#,
@@ -440,7 +603,7 @@ mod tests {
             r#"{"allow":false,"type":"a","access":"m"}"#,
         ] {
             assert_eq!(
-                code(devices, &format!(r#"{{"devices":[{rule}]}}"#)),
+                code(listed_devices, &format!(r#"{{"devices":[{rule}]}}"#)),
                 "InvalidDeviceRule"
             );
         }
@@ -452,7 +615,10 @@ mod tests {
             |size: &str| format!(r#"{{"hugepageLimits":[{{"pageSize":"{size}","limit":9}}]}}"#);
         assert_eq!(
             lines(huge_pages, &json("2MB")).unwrap(),
-            ["hugetlb.2MB.limit_in_bytes=9"]
+            [
+                "hugetlb.2MB.limit_in_bytes=9",
+                "hugetlb.2MB.rsvd.limit_in_bytes=9"
+            ]
         );
         for size in ["", "2", "MB", "../2MB", "2 MB", "2MBKB/"] {
             assert_eq!(code(huge_pages, &json(size)), "InvalidLimit", "{size}");

@@ -18,7 +18,10 @@ pub(super) fn memory(resources: &LinuxResources) -> Result<Vec<Setting>> {
         "memory.kernelTCP",
         memory.kernel_tcp().is_some_and(|it| it != 0),
     )?;
-    refuse("memory.swappiness", memory.swappiness().is_some())?;
+    refuse(
+        "memory.swappiness",
+        memory.swappiness().is_some_and(|it| it != v1::UNSET),
+    )?;
     refuse(
         "memory.disableOOMKiller",
         memory.disable_oom_killer() == Some(true),
@@ -31,7 +34,7 @@ pub(super) fn memory(resources: &LinuxResources) -> Result<Vec<Setting>> {
     if let Some(low) = memory.reservation().filter(|low| *low != 0) {
         settings.push(Setting::new("memory.low", or_max(low)));
     }
-    let swap = |value| Setting::new("memory.swap.max", value);
+    let swap = |value| Setting::new(v1::SWAP_MAX, value);
     match v1::swap(memory)? {
         Some(Swap::Twice(total)) => settings.push(swap((total - limit).to_string()).or_skip()),
         Some(Swap::Total(total)) => settings.push(swap((total - limit).to_string())),
@@ -72,11 +75,19 @@ pub(super) fn block_io(resources: &LinuxResources) -> Result<Vec<Setting>> {
     let Some(io) = resources.block_io() else {
         return Ok(Vec::new());
     };
+    let weights = v1::Weights::of(io)?;
+    let leaf = weights.leaf.is_some() || !weights.leaf_devices.is_empty();
+    refuse("blockIO.leafWeight", leaf)?;
+    let of_all = weights.all.map(|weight| (String::new(), weight));
+    let of_devices = weights
+        .devices
+        .into_iter()
+        .map(|(device, weight)| (device + " ", weight));
     let mut settings = Vec::new();
-    if let Some(weight) = v1::checked_weight(io)? {
-        let weight = v1::scaled_weight(weight);
-        let plain = Setting::new("io.weight", weight);
-        settings.push(Setting::new("io.bfq.weight", weight).or(plain));
+    for (device, weight) in of_all.into_iter().chain(of_devices) {
+        let value = format!("{device}{}", v1::scaled_weight(weight));
+        let plain = Setting::new("io.weight", &value);
+        settings.push(Setting::new("io.bfq.weight", value).or(plain));
     }
     for (key, limits) in [
         ("rbps", io.throttle_read_bps_device()),
@@ -96,20 +107,33 @@ pub(super) fn block_io(resources: &LinuxResources) -> Result<Vec<Setting>> {
 }
 
 pub(super) fn huge_pages(resources: &LinuxResources) -> Result<Vec<Setting>> {
-    let limits = resources.hugepage_limits().iter().flatten();
-    limits
-        .map(|it| {
-            Ok(Setting::new(
-                v1::page_file(it.page_size(), "max")?,
-                or_max(it.limit()),
-            ))
-        })
-        .collect()
+    v1::page_limits(resources, "max", or_max)
 }
 
-/// Weights as the kernel's scheduler relates them: 100 is what 1024 shares are, so that ratios stay.
+/// The weight for shares, on a curve through the least, default and greatest values of both: 2 and 1,
+/// 1024 and 100, 262144 and 10000.
+///
+/// It is what runc since 1.3.2, crun and youki compute. Before, the line through both ends was usual,
+/// which made the default of one a third of the default of the other. A line through the defaults would
+/// keep every ratio, but gives containers of several runtimes on one host different weights.
 fn weight(shares: u64) -> u64 {
-    (shares.saturating_mul(100) / 1024).clamp(1, 10_000)
+    match shares {
+        0..=2 => 1,
+        // The logarithm is at most 18, so the power is at most 10000.
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "from 1 to 10000"
+        )]
+        3..262_144 => {
+            let log = (shares as f64).log2();
+            10_f64
+                .powf((log * log + 125.0 * log) / 612.0 - 7.0 / 34.0)
+                .ceil() as u64
+        }
+        _ => 10_000,
+    }
 }
 
 fn or_max(value: i64) -> String {
@@ -160,7 +184,7 @@ mod tests {
                 r#"{"limit":200,"swap":-1}"#,
                 "memory.max=200; memory.swap.max=max",
             ),
-            (r#"{"limit":-1}"#, "memory.max=max"),
+            (r#"{"limit":-1}"#, "memory.max=max; memory.swap.max=max"),
             (r#"{"reservation":100}"#, "memory.low=100"),
         ] {
             assert_eq!(
@@ -172,13 +196,18 @@ mod tests {
     }
 
     #[test]
-    fn shares_keep_their_ratio_as_weights() {
+    fn shares_become_weights_as_runc_computes_them() {
         for (shares, want) in [
+            (1, 1),
             (2, 1),
-            (512, 50),
+            (100, 17),
+            (512, 59),
             (1024, 100),
-            (2048, 200),
+            (2000, 170),
+            (2048, 174),
+            (22_000, 1204),
             (262_144, 10_000),
+            (u64::MAX, 10_000),
         ] {
             assert_eq!(weight(shares), want, "{shares}");
         }
@@ -191,7 +220,7 @@ mod tests {
             (r#"{"quota":50000}"#, "cpu.max=50000"),
             (r#"{"period":50000}"#, "cpu.max=max 50000"),
             (r#"{"quota":-1,"period":50000}"#, "cpu.max=max 50000"),
-            (r#"{"shares":2048}"#, "cpu.weight=200"),
+            (r#"{"shares":2048}"#, "cpu.weight=174"),
         ] {
             assert_eq!(lines(cpu, &format!(r#"{{"cpu":{json}}}"#)), want, "{json}");
         }

@@ -62,7 +62,10 @@ impl Launcher {
         let plan_options = PlanOptions {
             root_mounts: options.root_mounts,
             user: options.user,
+            id: options.id,
+            new_keyring: options.new_keyring,
             wait_for_start: !options.start_at_once,
+            init: options.init,
             disowned,
             descriptors: numbers(&options.descriptors),
             cgroups: entry(&join)?,

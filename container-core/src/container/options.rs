@@ -51,6 +51,11 @@ pub struct CreateOptions {
     pub root_mounts: Vec<Mount>,
     /// The user by name or number, as [`PlanOptions::user`](crate::PlanOptions).
     pub user: Option<String>,
+    /// The name of the container, as [`PlanOptions::id`](crate::PlanOptions).
+    pub id: Option<String>,
+    /// Whether the container gets a session keyring of its own, as
+    /// [`PlanOptions::new_keyring`](crate::PlanOptions).
+    pub new_keyring: bool,
     /// Standard input, output and error; all `Null` where `process.terminal` is set.
     pub stdio: [Stdio; 3],
     /// Descriptors that the program gets beside its standard streams, and the numbers (from 3 on) that
@@ -64,6 +69,12 @@ pub struct CreateOptions {
     /// Whether the program runs as soon as everything is set up, without
     /// [`Container::start`](crate::Container::start).
     pub start_at_once: bool,
+    /// Whether the first process is an init of our own, below which the program runs.
+    ///
+    /// It hands every signal on to the program, reaps whatever loses its parent, and ends when the
+    /// program does: with its exit code, or with 128 and the number of the signal that ended it.
+    /// It has no descriptor, and processes of the container may not look into it.
+    pub init: bool,
     /// A directory, preferably on a tmpfs, in which the container is recorded while it lives, so that
     /// other processes can [open](crate::Container::open) it. It must exist.
     pub state: Option<PathBuf>,
@@ -78,11 +89,14 @@ impl Default for CreateOptions {
             bundle: PathBuf::from("/"),
             root_mounts: Vec::new(),
             user: None,
+            id: None,
+            new_keyring: true,
             stdio: Default::default(),
             descriptors: Vec::new(),
             console_socket: None,
             supervision: Supervision::Attached,
             start_at_once: false,
+            init: false,
             state: None,
             exit_record: None,
         }

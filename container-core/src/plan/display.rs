@@ -6,7 +6,9 @@ use std::fmt::{self, Display, Formatter};
 use rustix::mount::MountAttrFlags as Attr;
 
 use super::Plan;
-use super::step::{Attributes, Device, Keep, MountSource, Place, Slot, SlotKind, Step};
+use super::step::{
+    Attributes, Device, Keep, MountSource, Place, SecurityModule, Slot, SlotKind, Step,
+};
 use crate::capability;
 
 /// The namespaces of the `CLONE_*` flags, in the order in which they are printed.
@@ -43,6 +45,9 @@ impl Display for Plan {
                 one_line(&maps.uid),
                 one_line(&maps.gid)
             )?;
+        }
+        if let Some(processors) = &self.affinity {
+            writeln!(f, "start on processors {processors:x?}")?;
         }
         if let Some(adjustment) = self.oom_score_adj {
             writeln!(f, "adjust the out-of-memory score by {adjustment}")?;
@@ -104,7 +109,10 @@ impl Display for Step {
             Self::JoinCgroup { .. } => f.write_str("join a cgroup v1 group"),
             Self::JoinNamespace { .. } => f.write_str("join a namespace"),
             Self::NewCgroupNamespace => f.write_str("make a cgroup namespace"),
-            Self::NewKeyring => f.write_str("take an empty session keyring"),
+            Self::NewKeyring { name: None, .. } => f.write_str("take an empty session keyring"),
+            Self::NewKeyring {
+                name: Some(name), ..
+            } => write!(f, "take the session keyring {name:?}"),
             Self::RaiseLoopback => f.write_str("bring up the loopback interface"),
             Self::SetHostname(name) => write!(f, "set hostname {name:?}"),
             Self::SetDomainname(name) => write!(f, "set domainname {name:?}"),
@@ -142,6 +150,24 @@ impl Display for Step {
                     "limit {} to {soft}:{hard}",
                     crate::rlimit::name(*resource)
                 )
+            }
+            Self::SetAffinity(processors) => write!(f, "run on processors {processors:x?}"),
+            Self::SetScheduler(attr) => {
+                write!(f, "schedule by policy {} nice {}", attr.policy, attr.nice)?;
+                write!(f, " priority {} flags {:#x}", attr.priority, attr.flags)?;
+                let times = (attr.runtime, attr.deadline, attr.period);
+                write!(f, " runtime:deadline:period {times:?} ns")
+            }
+            Self::SetIoPriority(priority) => {
+                let (class, level) = (priority >> 13, priority & 0x1fff);
+                write!(f, "set I/O priority {level} of class {class}")
+            }
+            Self::SetPersonality(domain) => write!(f, "set personality {domain:#x}"),
+            Self::SetMemoryPolicy { mode, nodes } => {
+                write!(f, "set memory policy {mode:#x} for nodes {nodes:x?}")
+            }
+            Self::SetExecLabel { module, label } => {
+                write!(f, "run under the {module} label {label:?}")
             }
             Self::ChangeDirectory { path, .. } => write!(f, "change to directory {path:?}"),
             Self::NoNewPrivileges => f.write_str("forbid new privileges"),
@@ -196,6 +222,7 @@ impl Display for Step {
             Self::AwaitStart { .. } => f.write_str("wait for the start"),
             Self::SetStdio(_) => f.write_str("put the standard streams in place"),
             Self::PassDescriptor { number, .. } => write!(f, "pass descriptor {number}"),
+            Self::BecomeInit { .. } => f.write_str("go on below an init"),
             Self::Execute(program) => {
                 f.write_str("execute")?;
                 program
@@ -204,6 +231,15 @@ impl Display for Step {
                     .try_for_each(|argument| write!(f, " {argument:?}"))
             }
         }
+    }
+}
+
+impl Display for SecurityModule {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AppArmor => "AppArmor",
+            Self::Selinux => "SELinux",
+        })
     }
 }
 

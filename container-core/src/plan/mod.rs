@@ -19,7 +19,7 @@ use std::path::Path;
 use oci_spec::runtime::{Mount, Process, Spec};
 use serde::{Deserialize, Serialize};
 
-use self::step::{Call, SlotKind, Step};
+use self::step::{Call, SecurityModule, SlotKind, Step};
 use crate::feature::Features;
 use crate::state::Confinement;
 use crate::{Error, ErrorKind, Result};
@@ -34,6 +34,8 @@ pub struct Plan {
     /// The cgroup v2 group that the process is born into.
     pub(crate) cgroup: Option<step::Slot>,
     pub(crate) id_maps: Option<IdMaps>,
+    /// The processors that the process has until it is in its cgroups, as bits.
+    pub(crate) affinity: Option<Vec<u64>>,
     pub(crate) oom_score_adj: Option<i32>,
     /// The descriptors that travel with the plan.
     pub(crate) slots: Vec<SlotKind>,
@@ -69,6 +71,10 @@ pub struct PlanOptions {
     /// `USER[:GROUP]` by name or number, looked up in the root file system's `/etc/passwd` and
     /// `/etc/group`; wins over `process.user` of the spec.
     pub user: Option<String>,
+    /// The name of the container: hooks are told it, and its session keyring is called by it.
+    pub id: Option<String>,
+    /// Whether the process gets a session keyring of its own, so that it sees no keys of this program.
+    pub new_keyring: bool,
     /// Whether the process waits for the word to start once everything else is done.
     pub wait_for_start: bool,
     /// Whether the process outlives its parent, which leaves it to a subreaper. That its program can be
@@ -76,6 +82,8 @@ pub struct PlanOptions {
     pub disowned: bool,
     /// The numbers of the descriptors that the program gets beside its standard streams.
     pub descriptors: Vec<u32>,
+    /// Whether the program runs below an init, as [`CreateOptions::init`](crate::CreateOptions::init).
+    pub init: bool,
     /// The cgroup hierarchies of the host, and which of them the process enters.
     pub cgroups: CgroupEntry,
     /// What this kernel has; [`Features::host`] unless another host is planned for.
@@ -109,14 +117,17 @@ pub enum Hierarchy {
 }
 
 impl Default for PlanOptions {
-    /// No extra mounts, no user, no waiting, no cgroup, on this host.
+    /// No extra mounts, user, name, waiting or cgroup, a new keyring, on this host.
     fn default() -> Self {
         Self {
             root_mounts: Vec::new(),
             user: None,
+            id: None,
+            new_keyring: true,
             wait_for_start: false,
             disowned: false,
             descriptors: Vec::new(),
+            init: false,
             cgroups: CgroupEntry::default(),
             features: Features::host(),
         }
@@ -235,6 +246,10 @@ impl Step {
             Self::Execute(_) | Self::CheckProgram(_) if errno == libc::EACCES => {
                 error.with_code("CommandNotExecutable")
             }
+            Self::SetExecLabel {
+                module: SecurityModule::AppArmor,
+                ..
+            } if errno == libc::ENOENT => error.with_code("AppArmorProfileNotFound"),
             Self::LookUpUser { user, .. } if call == Call::UserLookup as u8 => {
                 // Without files only numbers are found, so that what is malformed shows.
                 match crate::user::resolve(&user.to_string_lossy(), &[], &[]) {

@@ -326,9 +326,8 @@ mod tests {
             "upperdir=/s/overlay/13/fs",
             "workdir=/s/overlay/13/work",
         ]);
-        let old = Features {
-            overlay_append: false,
-        };
+        let mut old = Features::host();
+        old.overlay_append = false;
         let (change, source) = overlay_source(&mut options, old).unwrap();
         assert_eq!(change.unwrap().to_str().unwrap(), "/s/overlay");
         let MountSource::Classic { data, .. } = source else {

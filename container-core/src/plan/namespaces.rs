@@ -45,7 +45,7 @@ impl Compiler<'_> {
         if self.flags & libc::CLONE_NEWNET as u64 != 0 {
             self.steps.push(Step::RaiseLoopback);
         }
-        self.steps.push(Step::NewKeyring);
+        self.take_keyring()?;
         Ok(cgroup)
     }
 
@@ -58,6 +58,30 @@ impl Compiler<'_> {
         }
         let into = self.options.cgroups.into;
         into.then(|| self.slot(SlotKind::CgroupInto))
+    }
+
+    /// A session keyring of its own, named as runc names it where the container has an id.
+    fn take_keyring(&mut self) -> Result<()> {
+        /// What possessor and user may do with a new session keyring (`include/linux/key.h`).
+        const PERMISSIONS: u32 = 0x3f13_0000;
+        /// A later process joins it by searching: as the same user, or in a user namespace as anybody.
+        const USER_SEARCHES: u32 = 0x0008_0000;
+        const OTHER_SEARCHES: u32 = 0x0000_0008;
+        if !self.options.new_keyring {
+            return Ok(());
+        }
+        let name = self.options.id.as_ref().map(|id| format!("_ses.{id}"));
+        let permissions = PERMISSIONS
+            | if self.has_user_namespace() {
+                OTHER_SEARCHES
+            } else {
+                USER_SEARCHES
+            };
+        self.steps.push(Step::NewKeyring {
+            name: name.map(|name| c_string("id", name)).transpose()?,
+            permissions,
+        });
+        Ok(())
     }
 
     pub(super) fn name_host(&mut self) -> Result<()> {

@@ -5,6 +5,7 @@ use std::ffi::CString;
 use serde::{Deserialize, Serialize};
 
 use crate::seccomp::Instruction;
+use crate::sys::SchedAttr;
 
 /// The place of a descriptor in the list that travels with a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,8 +65,11 @@ pub(crate) enum Step {
     },
     /// Makes the groups entered so far the root of what the process sees of the cgroup tree.
     NewCgroupNamespace,
-    /// Takes a session keyring without the keys of the embedder.
-    NewKeyring,
+    /// Takes a session keyring without the keys of the embedder; by its name others can join it.
+    NewKeyring {
+        name: Option<CString>,
+        permissions: u32,
+    },
     /// Brings up the loopback interface of a new network namespace.
     RaiseLoopback,
     SetHostname(CString),
@@ -119,6 +123,20 @@ pub(crate) enum Step {
         resource: i32,
         soft: u64,
         hard: u64,
+    },
+    /// Runs on the processors whose bits are set only.
+    SetAffinity(Vec<u64>),
+    SetScheduler(SchedAttr),
+    SetIoPriority(u32),
+    SetPersonality(u32),
+    SetMemoryPolicy {
+        mode: u32,
+        nodes: Vec<u64>,
+    },
+    /// Labels the program at the next `execve`.
+    SetExecLabel {
+        module: SecurityModule,
+        label: CString,
     },
     /// Sets the working directory, which must lie inside the root.
     ChangeDirectory {
@@ -174,6 +192,13 @@ pub(crate) enum Step {
     PassDescriptor {
         from: Slot,
         number: u32,
+    },
+    /// Goes on in a child; the process itself hands signals on to it, reaps, and ends with it.
+    ///
+    /// After the filter: the program could use an init that is not under it. `visible`: in another
+    /// user namespace, where only what may be looked into can be entered.
+    BecomeInit {
+        visible: bool,
     },
     Execute(Program),
 }
@@ -245,6 +270,13 @@ pub(crate) struct Device {
     pub(crate) bind: Option<CString>,
 }
 
+/// A security module that labels processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum SecurityModule {
+    AppArmor,
+    Selinux,
+}
+
 /// User, group and supplementary groups.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Account {
@@ -281,6 +313,7 @@ pub(crate) enum Call {
     Access = 1,
     Chdir,
     Capset,
+    Clone,
     CloseRange,
     Dup,
     Execve,
@@ -289,6 +322,7 @@ pub(crate) enum Call {
     Fsopen,
     Getcwd,
     Ioctl,
+    IoprioSet,
     Keyctl,
     Mkdir,
     Mknod,
@@ -298,18 +332,24 @@ pub(crate) enum Call {
     MoveMount,
     Open,
     OpenTree,
+    Personality,
     PivotRoot,
     Prctl,
     Read,
+    SchedSetaffinity,
+    SchedSetattr,
     Seccomp,
     Sendmsg,
+    SetMempolicy,
     Setgid,
     Setgroups,
     Sethostname,
     Setns,
+    Setpgid,
     Setrlimit,
     Setsid,
     Setuid,
+    Sigprocmask,
     Stat,
     Symlink,
     Umount,
@@ -322,10 +362,11 @@ pub(crate) enum Call {
 }
 
 impl Call {
-    const ALL: [(Self, &'static str); 39] = [
+    const ALL: &[(Self, &'static str)] = &[
         (Self::Access, "faccessat"),
         (Self::Chdir, "chdir"),
         (Self::Capset, "capset"),
+        (Self::Clone, "clone"),
         (Self::CloseRange, "close_range"),
         (Self::Dup, "dup3"),
         (Self::Execve, "execve"),
@@ -334,6 +375,7 @@ impl Call {
         (Self::Fsopen, "fsopen"),
         (Self::Getcwd, "getcwd"),
         (Self::Ioctl, "ioctl"),
+        (Self::IoprioSet, "ioprio_set"),
         (Self::Keyctl, "keyctl"),
         (Self::Mkdir, "mkdirat"),
         (Self::Mknod, "mknodat"),
@@ -343,18 +385,24 @@ impl Call {
         (Self::MoveMount, "move_mount"),
         (Self::Open, "openat2"),
         (Self::OpenTree, "open_tree"),
+        (Self::Personality, "personality"),
         (Self::PivotRoot, "pivot_root"),
         (Self::Prctl, "prctl"),
         (Self::Read, "read"),
+        (Self::SchedSetaffinity, "sched_setaffinity"),
+        (Self::SchedSetattr, "sched_setattr"),
         (Self::Seccomp, "seccomp"),
         (Self::Sendmsg, "sendmsg"),
+        (Self::SetMempolicy, "set_mempolicy"),
         (Self::Setgid, "setresgid"),
         (Self::Setgroups, "setgroups"),
         (Self::Sethostname, "sethostname"),
         (Self::Setns, "setns"),
+        (Self::Setpgid, "setpgid"),
         (Self::Setrlimit, "setrlimit"),
         (Self::Setsid, "setsid"),
         (Self::Setuid, "setresuid"),
+        (Self::Sigprocmask, "rt_sigprocmask"),
         (Self::Stat, "statx"),
         (Self::Symlink, "symlinkat"),
         (Self::Umount, "umount2"),

@@ -4,12 +4,25 @@
 
 #![allow(unsafe_code)]
 
+mod bpf;
+pub(crate) mod init;
+
 use std::ffi::{CStr, c_char, c_int, c_long, c_void};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 
+pub(crate) use self::bpf::{
+    attach_device_program, detach_device_program, device_programs, load_device_program,
+};
 use crate::seccomp::Instruction;
+
+mod attribute;
+
+pub(crate) use attribute::{
+    SchedAttr, ioprio_set, join_session_keyring, personality, sched_setaffinity, sched_setattr,
+    set_key_permissions, set_mempolicy,
+};
 
 /// `CLONE_CLEAR_SIGHAND` of `linux/sched.h`, which libc gives in a type too small for it.
 pub(crate) const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
@@ -247,23 +260,6 @@ pub(crate) fn cwd_is_below_root() -> Result<bool, Errno> {
     Ok(path[0] == b'/')
 }
 
-/// Gives the process a new, empty session keyring.
-///
-/// # References
-/// `keyctl(2)` with `KEYCTL_JOIN_SESSION_KEYRING`.
-pub(crate) fn join_session_keyring() -> Result<(), Errno> {
-    const JOIN_SESSION_KEYRING: c_int = 1;
-    // SAFETY: a null name asks for an anonymous keyring.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_keyctl,
-            JOIN_SESSION_KEYRING,
-            std::ptr::null::<c_char>(),
-        )
-    })
-    .map(drop)
-}
-
 /// Drops `capability` from the bounding set.
 ///
 /// # References
@@ -424,68 +420,6 @@ pub(crate) unsafe fn execve(
 pub(crate) fn exit_now(status: i32) -> ! {
     // SAFETY: `_exit` has no precondition.
     unsafe { libc::_exit(status) }
-}
-
-/// Loads a program that answers for devices, as `struct bpf_insn` of 8 bytes each.
-///
-/// # References
-/// `bpf(2)` with `BPF_PROG_LOAD`; Linux 4.15.
-pub(crate) fn load_device_program(program: &[u64]) -> Result<OwnedFd, Errno> {
-    const PROG_LOAD: c_int = 5;
-    const TYPE_CGROUP_DEVICE: u32 = 15;
-    /// The first fields of `union bpf_attr` for `BPF_PROG_LOAD`.
-    #[repr(C)]
-    struct Load {
-        prog_type: u32,
-        insn_cnt: u32,
-        insns: u64,
-        license: u64,
-        rest: [u64; 3],
-    }
-    let load = Load {
-        prog_type: TYPE_CGROUP_DEVICE,
-        insn_cnt: u32::try_from(program.len()).map_err(|_| Errno::TOOBIG)?,
-        insns: program.as_ptr() as u64,
-        license: c"MIT".as_ptr() as u64,
-        rest: [0; 3],
-    };
-    // SAFETY: the attributes are valid for their size, and point at what the kernel copies.
-    let program = check(unsafe {
-        libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const load, size_of::<Load>())
-    })?;
-    let program = RawFd::try_from(program).map_err(|_| Errno::BADF)?;
-    // SAFETY: the kernel gave a new descriptor (close-on-exec), which nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(program) })
-}
-
-/// Has the kernel ask `program` for the devices of the version 2 group `cgroup`.
-///
-/// # References
-/// `bpf(2)` with `BPF_PROG_ATTACH`; Linux 4.15.
-pub(crate) fn attach_device_program(
-    cgroup: BorrowedFd<'_>,
-    program: &OwnedFd,
-) -> Result<(), Errno> {
-    const PROG_ATTACH: c_int = 8;
-    const CGROUP_DEVICE: u32 = 6;
-    const ALLOW_MULTI: u32 = 2;
-    // `union bpf_attr` for `BPF_PROG_ATTACH`: group, program, kind, flags.
-    let attach: [u32; 4] = [
-        cgroup.as_raw_fd().unsigned_abs(),
-        program.as_raw_fd().unsigned_abs(),
-        CGROUP_DEVICE,
-        ALLOW_MULTI,
-    ];
-    // SAFETY: the attributes are valid for their size.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            PROG_ATTACH,
-            attach.as_ptr(),
-            size_of_val(&attach),
-        )
-    })
-    .map(drop)
 }
 
 /// Puts every signal back to its default disposition and unblocks all.

@@ -1,132 +1,15 @@
 //! Control groups of the host, made under a parent of each test's own.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "tests fail by panics and tell why they skip"
-)]
-
 use std::fs;
-use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio, id};
+use std::path::Path;
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use container_core::ErrorKind;
-use container_core::cgroup::{Cgroup, CgroupPath, Join, Versions, version};
+use container_core::cgroup::{Cgroup, CgroupPath};
 use container_core::oci_spec::runtime::LinuxResources;
 
-/// Whether groups can be made here; says why not.
-fn privileged() -> bool {
-    if !rustix::process::geteuid().is_root() {
-        println!("skipped: not root");
-        return false;
-    }
-    match version() {
-        Ok(Versions::None) | Err(_) => {
-            println!("skipped: no cgroups");
-            false
-        }
-        Ok(_) => true,
-    }
-}
-
-fn resources(json: &str) -> LinuxResources {
-    serde_json::from_str(json).unwrap()
-}
-
-/// A name that no other test and no other run has.
-fn name(test: &str) -> CgroupPath {
-    CgroupPath::below(Some(&format!("core-test-{test}-{}", id())), "one").unwrap()
-}
-
-fn create(test: &str, json: &str) -> Guard {
-    Guard(Cgroup::create(&name(test), &resources(json)).unwrap())
-}
-
-/// Removes the group whatever happens to the test.
-struct Guard(Cgroup);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        let _ = self.0.kill_all();
-        let _ = self.0.remove();
-    }
-}
-
-impl Guard {
-    fn directory(&self, controller: &str) -> Option<PathBuf> {
-        self.0
-            .directories()
-            .get(controller)
-            .map(|path| path.to_path_buf())
-    }
-
-    fn read(&self, controller: &str, file: &str) -> String {
-        let path = self.directory(controller).unwrap().join(file);
-        fs::read_to_string(&path).unwrap().trim().to_owned()
-    }
-
-    /// Starts a shell that enters the group, by the descriptors of `join`, before `script`.
-    fn shell(&self, script: &str) -> Child {
-        let join = self.0.join().unwrap();
-        let enter: String = files(&join)
-            .iter()
-            .map(|file| format!("echo 0 > {file}; "))
-            .collect();
-        let child = Command::new("/bin/sh")
-            .args(["-c", &format!("{enter} {script}")])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // The descriptors are needed until the shell is in.
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !self.has_entered(&child) && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        drop(join);
-        child
-    }
-
-    fn has_entered(&self, child: &Child) -> bool {
-        let path = format!("/proc/{}/cgroup", child.id());
-        let groups = fs::read_to_string(path).unwrap_or_default();
-        let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
-        let wanted = format!("/{}", self.0.path());
-        let inside = groups.lines().filter(|line| line.contains(&wanted)).count();
-        let hierarchies: std::collections::BTreeSet<_> = self
-            .0
-            .directories()
-            .into_values()
-            .map(Path::to_owned)
-            .collect();
-        inside >= hierarchies.len() || stat.contains(") Z ")
-    }
-}
-
-/// The files behind the descriptors, as another process can open them.
-fn files(join: &Join) -> Vec<String> {
-    let own = |fd: i32| format!("/proc/{}/fd/{fd}", id());
-    let mut files: Vec<_> = join.procs.iter().map(|fd| own(fd.as_raw_fd())).collect();
-    files.extend(
-        join.into
-            .iter()
-            .map(|fd| own(fd.as_raw_fd()) + "/cgroup.procs"),
-    );
-    files
-}
-
-/// Whether version 1 has `controller`, and so its files.
-fn has_v1(group: &Guard, controller: &str) -> bool {
-    let there = group
-        .directory(controller)
-        .is_some_and(|path| path.join("tasks").exists());
-    if !there {
-        println!("skipped: no {controller} controller of version 1");
-    }
-    there
-}
+use crate::support::group::{Guard, create, has_v1, name, privileged, resources};
 
 #[test]
 fn hostile_names_have_no_effect() {
@@ -395,7 +278,7 @@ fn privileged_devices_that_are_not_listed_cannot_be_opened() {
         Ok(group) => Guard(group),
         Err(error) => {
             assert_eq!(error.kind(), ErrorKind::Unsupported);
-            println!("skipped: no devices controller");
+            crate::support::skip("no devices controller");
             return;
         }
     };

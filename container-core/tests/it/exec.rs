@@ -9,7 +9,7 @@ use container_core::{Container, CreateOptions, ExecOptions, Launcher, Signal, St
 use crate::support::bundle::{Bundle, LIMIT, with_bundle};
 
 /// The process of `spec` with another command.
-fn command(spec: &Spec, args: &[&str]) -> Process {
+pub(crate) fn command(spec: &Spec, args: &[&str]) -> Process {
     let mut process = spec.process().clone().expect("a default spec has one");
     process.set_args(Some(args.iter().map(ToString::to_string).collect()));
     process
@@ -32,7 +32,11 @@ fn piped() -> ExecOptions {
 }
 
 /// What `process` writes to its standard output and error, and its exit code.
-fn output(launcher: &Launcher, container: &Container, process: &Process) -> (String, String, i32) {
+pub(crate) fn output(
+    launcher: &Launcher,
+    container: &Container,
+    process: &Process,
+) -> (String, String, i32) {
     output_with(launcher, container, process, piped())
 }
 

@@ -1,8 +1,11 @@
 //! Integration tests of `container-core`: public API only.
 
+mod attributes;
 mod cgroup;
+mod cgroup_live;
 mod contract;
 mod exec;
+mod init;
 mod namespaces;
 mod plan;
 mod rows;

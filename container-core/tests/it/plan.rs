@@ -20,7 +20,11 @@ fn options(case: &str) -> PlanOptions {
     let mut options = PlanOptions::default();
     let mut features = Features::host();
     features.overlay_append = case != "overlay-before-6.8";
+    features.apparmor = case == "attributes";
+    features.selinux = case == "attributes";
+    features.capabilities = (1 << 41) - 1;
     options.features = features;
+    options.id = (case == "attributes").then(|| "web".into());
     options.wait_for_start = case != "hardened";
     options.cgroups = match case {
         "cgroup-v1" => cgroups(
@@ -181,26 +185,11 @@ fn refused(code: &str, part: &str, edit: impl FnOnce(&mut Value)) {
 fn unsupported_fields_are_named() {
     for (pointer, value) in [
         ("/hooks", json!({"prestart": [{"path": "/bin/true"}]})),
-        ("/process/apparmorProfile", json!("docker-default")),
-        (
-            "/process/selinuxLabel",
-            json!("system_u:system_r:container_t:s0"),
-        ),
-        (
-            "/process/scheduler",
-            json!({"policy": "SCHED_FIFO", "priority": 3}),
-        ),
-        (
-            "/process/ioPriority",
-            json!({"class": "IOPRIO_CLASS_IDLE", "priority": 0}),
-        ),
-        ("/process/execCPUAffinity", json!({"initial": "0"})),
         (
             "/linux/mountLabel",
             json!("system_u:object_r:container_file_t:s0"),
         ),
         ("/linux/intelRdt", json!({"closID": "guaranteed"})),
-        ("/linux/personality", json!({"domain": "LINUX32"})),
     ] {
         let (parent, field) = pointer.rsplit_once('/').unwrap();
         let named = pointer.trim_start_matches('/').replace('/', ".");
@@ -411,6 +400,71 @@ fn map(first: u32) -> Value {
     json!([{"containerID": first, "hostID": 1000, "size": 1}])
 }
 
+/// The kernel takes the highest number for "leave it as it is", and so it would stay root.
+#[test]
+fn ids_that_are_none_are_refused() {
+    let none = u32::MAX;
+    for (part, user) in [
+        ("uid 4294967295", json!({"uid": none, "gid": 0})),
+        ("gid 4294967295", json!({"uid": 0, "gid": none})),
+        (
+            "gid 4294967295",
+            json!({"uid": 0, "gid": 0, "additionalGids": [1, none]}),
+        ),
+    ] {
+        refused("InvalidUser", part, |spec| spec["process"]["user"] = user);
+    }
+    for (part, user) in [
+        ("uid 10", json!({"uid": 10, "gid": 0})),
+        ("gid 10", json!({"uid": 0, "gid": 10})),
+        (
+            "gid 10",
+            json!({"uid": 0, "gid": 0, "additionalGids": [10]}),
+        ),
+    ] {
+        refused("InvalidUser", part, |spec| {
+            add_namespace(spec, json!({"type": "user"}));
+            let map = json!([{"containerID": 0, "hostID": 1000, "size": 10}]);
+            spec["linux"]["uidMappings"] = map.clone();
+            spec["linux"]["gidMappings"] = map;
+            spec["process"]["user"] = user;
+        });
+    }
+}
+
+#[test]
+fn labels_without_their_module_are_refused() {
+    for (field, module) in [("apparmorProfile", "AppArmor"), ("selinuxLabel", "SELinux")] {
+        let spec = edited(|spec| spec["process"][field] = json!("label"));
+        let error = compile(&spec).unwrap_err();
+        assert_eq!(error.code(), "SecurityModuleUnavailable", "{error}");
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains(module), "{error}");
+    }
+}
+
+#[test]
+fn capabilities_that_the_kernel_does_not_know_are_left_out() {
+    let spec = edited(|spec| {
+        let sets = json!(["CAP_CHOWN", "CAP_CHECKPOINT_RESTORE"]);
+        for set in [
+            "bounding",
+            "permitted",
+            "effective",
+            "inheritable",
+            "ambient",
+        ] {
+            spec["process"]["capabilities"][set] = sets.clone();
+        }
+    });
+    let mut options = options("default");
+    options.features.capabilities = (1 << 40) - 1;
+    let plan = Plan::compile(&spec, Path::new("/bundle"), &options).unwrap();
+    let plan = plan.to_string();
+    assert!(plan.contains("bound capabilities to CHOWN\n"), "{plan}");
+    assert!(plan.contains("ambient CHOWN\n"), "{plan}");
+}
+
 #[test]
 fn malformed_rest_is_refused() {
     refused("InvalidSpec", "process.cwd", |spec| {
@@ -424,6 +478,41 @@ fn malformed_rest_is_refused() {
     });
     refused("InvalidLimit", "soft", |spec| {
         spec["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 2, "hard": 1}]);
+    });
+    refused("InvalidLimit", "twice", |spec| {
+        let limit = json!({"type": "RLIMIT_NOFILE", "soft": 1, "hard": 1});
+        spec["process"]["rlimits"] = json!([limit, limit]);
+    });
+    for (field, part, value) in [
+        ("scheduler", "SCHED_ISO", json!({"policy": "SCHED_ISO"})),
+        (
+            "scheduler",
+            "-1",
+            json!({"policy": "SCHED_FIFO", "priority": -1}),
+        ),
+        (
+            "scheduler",
+            "20",
+            json!({"policy": "SCHED_OTHER", "nice": 20}),
+        ),
+        (
+            "ioPriority",
+            "8",
+            json!({"class": "IOPRIO_CLASS_BE", "priority": 8}),
+        ),
+    ] {
+        let code = if part == "SCHED_ISO" {
+            "Unsupported"
+        } else {
+            "InvalidSpec"
+        };
+        refused(code, part, |spec| spec["process"][field] = value);
+    }
+    refused("Unsupported", "ADDR_NO_RANDOMIZE", |spec| {
+        spec["linux"]["personality"] = json!({"domain": "LINUX", "flags": ["ADDR_NO_RANDOMIZE"]});
+    });
+    refused("InvalidSpec", "memoryPolicy", |spec| {
+        spec["linux"]["memoryPolicy"] = json!({"mode": "MPOL_BIND", "nodes": "1-0"});
     });
     refused("InvalidDevice", "/dev/all", |spec| {
         spec["linux"]["devices"] =

@@ -33,7 +33,7 @@ impl DockerImage {
     ///
     /// # Errors
     /// `MemberNotFound`, `LayerCountMismatch`, `DiffIdMismatch`, `DigestMismatch`, `InvalidReference`.
-    pub(super) fn read(&self, members: &mut Members<'_>) -> Result<(Manifest, Vec<Reference>)> {
+    pub(super) fn read(&self, members: &mut Members) -> Result<(Manifest, Vec<Reference>)> {
         let names = self.repo_tags.iter().map(|name| name.parse());
         let names = names.collect::<Result<Vec<Reference>>>()?;
         let config = members.find(&self.config, MediaType::CONFIG)?;
@@ -74,7 +74,7 @@ impl DockerImage {
 
 /// Makes a file of the archive a layer of the store, if it is the archive `diff_id`. What is
 /// compressed as no OCI layer can be is stored plain.
-fn as_layer(members: &mut Members<'_>, file: Descriptor, diff_id: Digest) -> Result<Descriptor> {
+fn as_layer(members: &mut Members, file: Descriptor, diff_id: Digest) -> Result<Descriptor> {
     let broken = |error| from_io("decompress the layer", error);
     let media_type = decompress(members.open(&file)?)?.media_type();
     let (layer, got) = match media_type {

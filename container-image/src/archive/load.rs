@@ -12,7 +12,8 @@ use crate::layer::{Limits, decompress};
 use crate::layout;
 use crate::manifest::IndexDocument;
 use crate::{
-    Descriptor, Digest, Error, Image, Manifest, MediaType, Platform, Reference, Result, Store, json,
+    Descriptor, Digest, Document, Error, Image, Manifest, MediaType, Platform, Reference, Result,
+    Store, json,
 };
 
 /// How to read an archive of images.
@@ -90,12 +91,10 @@ pub fn load(
     store: &Store,
     options: &LoadOptions,
 ) -> Result<Vec<ArchivedImage>> {
-    let lease = store.lease()?;
-    let mut members = Members::new(&lease);
+    let mut members = Members::new(store.lease()?);
     let result = load_into(input, store, &mut members, options);
-    let written = members.into_written();
     // What no image needs goes, be it the rest of the archive or all of it.
-    drop(lease);
+    let written = members.into_written();
     let swept = store.sweep(&written);
     match result {
         Ok(loaded) => swept.map(|()| loaded),
@@ -108,12 +107,12 @@ pub fn load(
 fn load_into(
     input: impl Read + Send,
     store: &Store,
-    members: &mut Members<'_>,
+    members: &mut Members,
     options: &LoadOptions,
 ) -> Result<Vec<ArchivedImage>> {
     members.read(&mut decompress(input)?, &options.limits, &options.cancel)?;
     let platform = options.platform.clone().unwrap_or_else(Platform::host);
-    let found = match members.document(layout::LAYOUT_FILE)? {
+    let found = match members.named(layout::LAYOUT_FILE)? {
         Some(version) => {
             layout::check_version(&version)?;
             from_layout(members, &platform)?
@@ -145,7 +144,7 @@ struct Found {
 
 impl Found {
     /// Makes all that the image consists of blobs of the store.
-    fn bring_in(self, store: &Store, members: &mut Members<'_>) -> Result<ArchivedImage> {
+    fn bring_in(self, store: &Store, members: &mut Members) -> Result<ArchivedImage> {
         let config = members.raw(self.manifest.config())?;
         let image = Image::new(store, self.manifest, config, self.index_digest)?;
         let manifest = image.manifest();
@@ -158,10 +157,8 @@ impl Found {
 }
 
 /// Reads `index.json`. Entries that are no images, such as signatures, are passed over.
-fn from_layout(members: &mut Members<'_>, platform: &Platform) -> Result<Vec<Found>> {
-    let raw = members
-        .document(layout::INDEX_FILE)?
-        .ok_or_else(no_images)?;
+fn from_layout(members: &mut Members, platform: &Platform) -> Result<Vec<Found>> {
+    let raw = members.named(layout::INDEX_FILE)?.ok_or_else(no_images)?;
     let index: IndexDocument = json::parse(&raw, layout::INDEX_FILE)?;
     let mut all: Vec<Found> = Vec::new();
     for entry in index.manifests {
@@ -169,7 +166,7 @@ fn from_layout(members: &mut Members<'_>, platform: &Platform) -> Result<Vec<Fou
         if !(entry.media_type.is_manifest() || entry.media_type.is_index()) {
             continue;
         }
-        let chosen = Chosen::new(members, members.document_of(&entry)?, platform)?;
+        let chosen = Chosen::new(members, members.document(&entry)?, platform)?;
         if !is_image(chosen.manifest.config()) {
             continue;
         }
@@ -194,11 +191,9 @@ fn from_layout(members: &mut Members<'_>, platform: &Platform) -> Result<Vec<Fou
 }
 
 /// Reads Docker's `manifest.json`.
-fn from_docker(members: &mut Members<'_>) -> Result<Vec<Found>> {
-    let raw = members.document(DOCKER_MANIFEST)?.ok_or_else(no_images)?;
-    let images: Vec<DockerImage> = json::parse(&raw, DOCKER_MANIFEST)?;
-    let mut all = Vec::with_capacity(images.len());
-    for image in images {
+fn from_docker(members: &mut Members) -> Result<Vec<Found>> {
+    let mut all = Vec::new();
+    for image in docker_images(members)? {
         let (manifest, names) = image.read(members)?;
         all.push(Found {
             manifest,
@@ -207,6 +202,48 @@ fn from_docker(members: &mut Members<'_>) -> Result<Vec<Found>> {
         });
     }
     Ok(all)
+}
+
+/// The images that Docker's `manifest.json` lists.
+fn docker_images(members: &Members) -> Result<Vec<DockerImage>> {
+    let raw = members.named(DOCKER_MANIFEST)?.ok_or_else(no_images)?;
+    json::parse(&raw, DOCKER_MANIFEST)
+}
+
+/// Follows `name` in an archive of any kind to the document that stands for the image.
+///
+/// # Errors
+/// Those of [`load`] and of [`layout::pick`].
+pub(crate) fn find(
+    members: &mut Members,
+    name: Option<&str>,
+) -> Result<(Document, Vec<Reference>)> {
+    if let Some(version) = members.named(layout::LAYOUT_FILE)? {
+        layout::check_version(&version)?;
+        let raw = members.named(layout::INDEX_FILE)?.ok_or_else(no_images)?;
+        let index: IndexDocument = json::parse(&raw, layout::INDEX_FILE)?;
+        let entry = layout::pick(&index.manifests, name)?;
+        return Ok((members.document(entry)?, layout::names_of(entry)));
+    }
+    let images = docker_images(members)?;
+    let wanted = name.map(str::parse::<Reference>).transpose()?;
+    let called = |image: &&DockerImage| match &wanted {
+        None => true,
+        Some(wanted) => image
+            .repo_tags
+            .iter()
+            .any(|tag| tag.parse().ok().as_ref() == Some(wanted)),
+    };
+    let mut found = images.iter().filter(called);
+    match (found.next(), found.next()) {
+        (Some(image), None) => {
+            let (manifest, names) = image.read(members)?;
+            members.put(manifest.descriptor(), manifest.raw())?;
+            Ok((Document::Manifest(manifest), names))
+        }
+        (None, _) => Err(layout::not_found(name)),
+        (Some(_), Some(_)) => Err(layout::ambiguous(name)),
+    }
 }
 
 fn is_image(config: &Descriptor) -> bool {

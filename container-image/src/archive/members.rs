@@ -6,16 +6,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::copy::Source;
+use crate::copy::{Source, read_whole};
 use crate::json::MAX_DOCUMENT_BYTES;
 use crate::layer::{EntryKind, Limits, Reader, clean, show};
 use crate::store::{Ingest, Verified};
-use crate::{Descriptor, Digest, Document, Error, ErrorKind, Hasher, Lease, MediaType, Result};
+use crate::{Descriptor, Digest, Error, ErrorKind, Hasher, Lease, MediaType, Result};
 
 /// The files of an archive. Small ones are in memory, as long as all of them together stay small;
 /// the others are blobs of the store, under a lease.
-pub(super) struct Members<'a> {
-    lease: &'a Lease,
+pub(crate) struct Members {
+    lease: Lease,
     by_path: BTreeMap<Vec<u8>, Member>,
     by_digest: BTreeMap<Digest, File>,
     /// What was written to the store.
@@ -36,8 +36,8 @@ struct File {
     bytes: Option<Arc<[u8]>>,
 }
 
-impl<'a> Members<'a> {
-    pub(super) fn new(lease: &'a Lease) -> Self {
+impl Members {
+    pub(crate) fn new(lease: Lease) -> Self {
         Self {
             lease,
             by_path: BTreeMap::new(),
@@ -51,7 +51,7 @@ impl<'a> Members<'a> {
     ///
     /// # Errors
     /// Those of reading archives; `DuplicateMember`, `DigestMismatch`, `Cancelled`.
-    pub(super) fn read(
+    pub(crate) fn read(
         &mut self,
         input: &mut dyn Read,
         limits: &Limits,
@@ -100,7 +100,7 @@ impl<'a> Members<'a> {
 
     /// The bytes of a document of the archive; `None` if there is no such file. It must not be a
     /// link: who packs one wants something else to be read.
-    pub(super) fn document(&self, path: &str) -> Result<Option<Vec<u8>>> {
+    pub(crate) fn named(&self, path: &str) -> Result<Option<Vec<u8>>> {
         match self.by_path.get(path.as_bytes()) {
             None => Ok(None),
             Some(Member::File(digest)) => self
@@ -151,11 +151,6 @@ impl<'a> Members<'a> {
         Ok(())
     }
 
-    /// A manifest or index of the archive.
-    pub(super) fn document_of(&self, want: &Descriptor) -> Result<Document> {
-        Source::document(self, want)
-    }
-
     /// Stores `bytes`, which are `blob`.
     pub(super) fn put(&mut self, blob: &Descriptor, bytes: &[u8]) -> Result<()> {
         self.written.push(blob.digest);
@@ -169,7 +164,7 @@ impl<'a> Members<'a> {
 
     /// Makes what was written a blob of the store.
     pub(super) fn commit(&mut self, ingest: Ingest, media_type: MediaType) -> Result<Descriptor> {
-        let blob = ingest.commit_as_is(media_type, self.lease)?;
+        let blob = ingest.commit_as_is(media_type, &self.lease)?;
         self.written.push(blob.digest);
         let (size, bytes) = (blob.size_bytes, None);
         self.by_digest.insert(blob.digest, File { size, bytes });
@@ -250,7 +245,7 @@ impl<'a> Members<'a> {
             Target::Memory(bytes) => Some(bytes.into()),
             Target::Store(ingest) => {
                 self.written.push(digest);
-                ingest.commit_as_is(MediaType::new(""), self.lease)?;
+                ingest.commit_as_is(MediaType::new(""), &self.lease)?;
                 None
             }
         };
@@ -259,23 +254,18 @@ impl<'a> Members<'a> {
     }
 }
 
-impl Source for Members<'_> {
+impl Source for Members {
     fn raw(&self, want: &Descriptor) -> Result<Vec<u8>> {
-        crate::json::check_size(want.size_bytes, &format!("blob {}", want.digest))?;
-        let mut bytes = Vec::new();
-        self.open(want)?
-            .read_to_end(&mut bytes)
-            .map_err(|error| crate::store::from_io("read a file of an archive", error))?;
-        Ok(bytes)
+        read_whole(self.open(want)?, want)
     }
 
-    fn open(&self, want: &Descriptor) -> Result<Box<dyn Read + Send + '_>> {
+    fn open(&self, want: &Descriptor) -> Result<Box<dyn Read + Send>> {
         match self.by_digest.get(&want.digest) {
             None => Err(not_there(want.digest)),
             Some(File { bytes: None, .. }) => Source::open(self.lease.store(), want),
             Some(File {
                 bytes: Some(bytes), ..
-            }) => Ok(Box::new(Verified::new(Cursor::new(&bytes[..]), want))),
+            }) => Ok(Box::new(Verified::new(Cursor::new(bytes.clone()), want))),
         }
     }
 }

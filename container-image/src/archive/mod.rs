@@ -18,7 +18,10 @@ mod load;
 mod members;
 mod save;
 
+pub(crate) use load::find;
 pub use load::{ArchivedImage, LoadOptions, load};
+pub(crate) use members::Members;
+pub(crate) use save::ArchiveWriter;
 pub use save::{ArchiveFormat, SaveOptions, save};
 
 /// The list of images in Docker's archives.

@@ -1,7 +1,7 @@
 //! Writing archives of images.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
+use std::io::{Cursor, Write};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::docker::DockerImage;
 use super::{ArchivedImage, DOCKER_MANIFEST};
-use crate::copy::{Destination, Transfer};
+use crate::copy::{Destination, OpenBlob, Transfer};
 use crate::layer::{Compression, Entry, EntryKind, Packer};
 use crate::store::from_io;
 use crate::{Descriptor, Digest, Document, Error, ErrorKind, Manifest, Reference, Result, layout};
@@ -66,21 +66,22 @@ pub fn save(images: &[ArchivedImage], output: impl Write, options: &SaveOptions)
         for blob in manifest.layers().iter().chain([manifest.config()]) {
             lease.protect(blob.digest)?;
         }
-        let transfer = Transfer {
+        let mut transfer = Transfer {
             source: image.store(),
             destination: &mut writer,
             cancel: &options.cancel,
         };
-        transfer
-            .manifest(manifest)
+        let copied = transfer.manifest(manifest);
+        copied
             .and_then(|()| writer.root(&Document::Manifest(manifest.clone()), names))
             .map_err(doing)?;
     }
-    writer.finish().map_err(doing)
+    writer.finish().map_err(doing)?;
+    Ok(())
 }
 
 /// Writes an archive, blob by blob.
-struct ArchiveWriter<W: Write> {
+pub(crate) struct ArchiveWriter<W: Write> {
     packer: Packer<W>,
     format: ArchiveFormat,
     written: BTreeSet<Digest>,
@@ -90,7 +91,7 @@ struct ArchiveWriter<W: Write> {
 }
 
 impl<W: Write> ArchiveWriter<W> {
-    fn new(output: W, format: ArchiveFormat, compression: Compression) -> Result<Self> {
+    pub(crate) fn new(output: W, format: ArchiveFormat, compression: Compression) -> Result<Self> {
         let mut writer = Self {
             packer: Packer::new(output, compression)?,
             format,
@@ -107,7 +108,7 @@ impl<W: Write> ArchiveWriter<W> {
         Ok(writer)
     }
 
-    fn finish(mut self) -> Result<()> {
+    fn end(&mut self) -> Result<()> {
         let index = json!({
             "schemaVersion": 2,
             "mediaType": crate::MediaType::INDEX,
@@ -120,7 +121,13 @@ impl<W: Write> ArchiveWriter<W> {
             let repositories: Value = json!(self.repositories);
             self.file(REPOSITORIES, repositories.to_string().as_bytes())?;
         }
-        self.packer.finish().map(|_| ())
+        Ok(())
+    }
+
+    /// Writes what belongs to the end and gives the output back.
+    pub(crate) fn finish(mut self) -> Result<W> {
+        self.end()?;
+        Ok(self.packer.finish()?.1)
     }
 
     fn file(&mut self, path: &str, bytes: &[u8]) -> Result<()> {
@@ -154,15 +161,15 @@ impl<W: Write> Destination for ArchiveWriter<W> {
         Ok(self.written.contains(&blob.digest))
     }
 
-    fn blob(&mut self, blob: &Descriptor, bytes: &mut (dyn Read + Send)) -> Result<()> {
+    fn blob(&mut self, blob: &Descriptor, open: &mut OpenBlob<'_>) -> Result<()> {
         if !self.written.insert(blob.digest) {
             return Ok(());
         }
+        let mut bytes = open()?;
         let kind = EntryKind::File {
             size_bytes: blob.size_bytes,
         };
         let entry = Entry::new(format!("{BLOBS}{}", blob.digest.hex()), kind);
-        let mut bytes = bytes;
         self.packer.append(&entry, &mut bytes)?;
         // The reader says at its end whether the bytes were right.
         let rest = bytes.read(&mut [0]);
@@ -176,7 +183,10 @@ impl<W: Write> Destination for ArchiveWriter<W> {
     }
 
     fn document(&mut self, document: &Document) -> Result<()> {
-        self.blob(document.descriptor(), &mut document.raw())
+        let raw = document.raw().to_vec();
+        self.blob(document.descriptor(), &mut || {
+            Ok(Box::new(Cursor::new(raw.clone())))
+        })
     }
 
     fn root(&mut self, document: &Document, names: &[Reference]) -> Result<()> {

@@ -14,6 +14,7 @@
 mod compress;
 mod entry;
 mod header;
+mod measure;
 mod pack;
 mod reader;
 mod tree;
@@ -24,6 +25,7 @@ mod xattr;
 pub use compress::{Compression, Decompressed, decompress};
 pub use entry::{Entry, EntryKind, Timestamp};
 pub(crate) use entry::{clean, show};
+pub use measure::{Measured, measure};
 pub use pack::{PackOptions, Packed, Packer, pack};
 pub(crate) use reader::Reader;
 pub use unpack::{UnpackOptions, Unpacked, unpack};

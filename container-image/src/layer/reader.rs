@@ -119,6 +119,11 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// How many bytes were read from the input.
+    pub(crate) fn total_bytes(&self) -> u64 {
+        self.total
+    }
+
     fn member(
         &mut self,
         header: &Header,

@@ -16,6 +16,11 @@ pub(super) fn make_dir(parent: &OwnedFd, name: &str) -> Result<OwnedFd> {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(error) => return Err(Error::os(format!("make directory {name:?}"), error)),
     }
+    open_dir(parent, name)
+}
+
+/// Opens the directory `name` in `parent`.
+pub(crate) fn open_dir(parent: &OwnedFd, name: &str) -> Result<OwnedFd> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(parent, name, flags, Mode::empty()).map_err(|error| match error {
         Errno::NOTDIR | Errno::LOOP => unsafe_layout(name, "no real directory"),
@@ -24,7 +29,7 @@ pub(super) fn make_dir(parent: &OwnedFd, name: &str) -> Result<OwnedFd> {
 }
 
 /// Opens the regular file `name` for reading, or gives `None` if it is missing.
-pub(super) fn open(dir: &OwnedFd, name: &str) -> Result<Option<(File, u64)>> {
+pub(crate) fn open(dir: &OwnedFd, name: &str) -> Result<Option<(File, u64)>> {
     // Without NONBLOCK a FIFO in its place would block.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match rustix::fs::openat(dir, name, flags, Mode::empty()) {
@@ -41,7 +46,7 @@ pub(super) fn open(dir: &OwnedFd, name: &str) -> Result<Option<(File, u64)>> {
 }
 
 /// The content of the small file `name`, or `None` if it is missing.
-pub(super) fn read(dir: &OwnedFd, name: &str) -> Result<Option<Vec<u8>>> {
+pub(crate) fn read(dir: &OwnedFd, name: &str) -> Result<Option<Vec<u8>>> {
     let Some((file, _)) = open(dir, name)? else {
         return Ok(None);
     };

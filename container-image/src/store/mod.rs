@@ -24,7 +24,7 @@
 //! [`Store::prune`]. Lock order: `gc.lock`, then `index.lock`.
 
 mod blob;
-mod files;
+pub(crate) mod files;
 mod gc;
 mod index;
 mod lease;

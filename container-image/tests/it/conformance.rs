@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use container_image::{Platform, Reference};
+use container_image::{Document, ImageConfig, Platform, Reference};
 use serde_json::Value;
 
 /// Every case of the tables of one topic, with the function that it tests there.
@@ -11,7 +11,7 @@ fn cases(topic: &str) -> Vec<(String, String, Value)> {
         println!("skipped: CONFORMANCE_DIR is not set");
         return Vec::new();
     };
-    let path = PathBuf::from(dir).join(topic).join("tables.json");
+    let path = PathBuf::from(dir).join(topic);
     let files: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let mut cases = Vec::new();
     for file in files.as_array().unwrap() {
@@ -41,7 +41,7 @@ fn other_digest(input: &str) -> bool {
 #[test]
 fn references_agree_with_those_of_docker() {
     let mut differences = Vec::new();
-    for (function, variable, case) in cases("reference") {
+    for (function, variable, case) in cases("reference/tables.json") {
         let input = case.as_str().unwrap_or_else(|| text(&case, "input"));
         let parsed = input.parse::<Reference>();
         let agrees = match (function.as_str(), variable.as_str()) {
@@ -105,7 +105,7 @@ fn references_agree_with_those_of_docker() {
 #[test]
 fn platforms_agree_with_those_of_containerd() {
     let mut differences = Vec::new();
-    for (function, _, case) in cases("platforms") {
+    for (function, _, case) in cases("platforms/tables.json") {
         // Patterns, versions and features of operating systems are not part of our text.
         let odd = |text: &str| text.contains(['*', '(']);
         let listed = |key: &str| -> Vec<String> {
@@ -137,3 +137,57 @@ fn platforms_agree_with_those_of_containerd() {
     }
     assert!(differences.is_empty(), "{differences:#?}");
 }
+
+#[test]
+fn documents_agree_with_the_schemas_of_oci() {
+    let mut differences = Vec::new();
+    let mut rows = std::collections::BTreeMap::<String, usize>::new();
+    for (function, _, case) in cases("oci-schema/image-spec-tables.json") {
+        let row = rows.entry(function.clone()).or_default();
+        let read = match function.as_str() {
+            "TestConfig" | "TestBackwardsCompatibilityConfig" => {
+                ImageConfig::parse(text(&case, "config").as_bytes()).map(|_| ())
+            }
+            "TestDescriptor" => {
+                let index = format!(
+                    r#"{{"schemaVersion":2,"manifests":[{}]}}"#,
+                    text(&case, "descriptor")
+                );
+                Document::parse(index.as_bytes(), None).map(|_| ())
+            }
+            "TestImageIndex" | "TestBackwardsCompatibilityImageIndex" => {
+                Document::parse(text(&case, "imageIndex").as_bytes(), None).map(|_| ())
+            }
+            "TestManifest" | "TestBackwardsCompatibilityManifest" => {
+                Document::parse(text(&case, "manifest").as_bytes(), None).map(|_| ())
+            }
+            _ => continue,
+        };
+        let listed = SCHEMA_DIFFERENCES
+            .iter()
+            .any(|(of, rows)| *of == function && rows.contains(row));
+        let differs = read.is_ok() == (case["fail"] == true);
+        if differs != listed {
+            differences.push(format!("{function} {row}: {case}"));
+        }
+        *row += 1;
+    }
+    assert!(differences.is_empty(), "{differences:#?}");
+}
+
+/// Rows in which we are not of the schemas' opinion.
+const SCHEMA_DIFFERENCES: [(&str, &[usize]); 8] = [
+    // A variable without a value, which Docker lets through as well.
+    ("TestConfig", &[9]),
+    // Media types are compared, never taken apart: odd ones pass through like unknown ones.
+    ("TestDescriptor", &[3, 4, 5, 7, 8, 19]),
+    ("TestImageIndex", &[0, 4, 5, 11]),
+    ("TestManifest", &[0, 8]),
+    // URLs are not fetched and embedded data is not used, so it does not matter what they are.
+    ("TestDescriptor", &[17, 29]),
+    // Digests of any other algorithm than SHA-256 are refused.
+    ("TestDescriptor", &[21, 22, 23, 24, 25, 27, 28]),
+    ("TestManifest", &[6]),
+    // An image of no layers, such as one that only holds a config, is one.
+    ("TestManifest", &[5]),
+];

@@ -19,6 +19,7 @@ use tempfile::TempDir;
 
 mod attacks;
 mod changes;
+mod corpus;
 mod round_trip;
 
 /// A directory to unpack into, beside one that nothing may change.

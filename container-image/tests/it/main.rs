@@ -12,6 +12,7 @@ mod build;
 mod builder;
 mod client;
 mod conformance;
+mod copy;
 mod faults;
 mod fixture;
 mod http;

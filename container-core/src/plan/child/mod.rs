@@ -13,6 +13,7 @@ use rustix::mount::{self, MountAttrFlags, MountPropagationFlags};
 use rustix::process::{self, Signal};
 use rustix::{system, thread};
 
+use self::attributes::new_keyring;
 use self::program::{Found, change_directory, check_program, limit_capabilities};
 use super::place::PATH_MAX;
 use super::step::{Call, Slot, Step};
@@ -20,6 +21,8 @@ use super::{Plan, Word};
 use crate::sys::{self, MountAttr};
 use crate::user;
 
+mod attributes;
+mod init;
 mod program;
 mod rootfs;
 mod terminal;
@@ -173,10 +176,7 @@ impl Walker<'_> {
                 sys::setns(self.prepared.descriptor(*namespace)?, *flag).at(Call::Setns)
             }
             Step::NewCgroupNamespace => sys::unshare(libc::CLONE_NEWCGROUP).at(Call::Unshare),
-            Step::NewKeyring => match sys::join_session_keyring() {
-                Err(Errno::NOSYS) => Ok(()),
-                result => result.at(Call::Keyctl),
-            },
+            Step::NewKeyring { name, permissions } => new_keyring(name.as_deref(), *permissions),
             Step::RaiseLoopback => sys::raise_loopback().at(Call::Ioctl),
             Step::SetHostname(name) => system::sethostname(name.to_bytes()).at(Call::Sethostname),
             Step::SetDomainname(name) => {
@@ -221,6 +221,16 @@ impl Walker<'_> {
                 soft,
                 hard,
             } => sys::setrlimit(*resource, *soft, *hard).at(Call::Setrlimit),
+            Step::SetAffinity(processors) => {
+                sys::sched_setaffinity(processors).at(Call::SchedSetaffinity)
+            }
+            Step::SetScheduler(attr) => sys::sched_setattr(attr).at(Call::SchedSetattr),
+            Step::SetIoPriority(priority) => sys::ioprio_set(*priority).at(Call::IoprioSet),
+            Step::SetPersonality(domain) => sys::personality(*domain).at(Call::Personality),
+            Step::SetMemoryPolicy { mode, nodes } => {
+                sys::set_mempolicy(*mode, nodes).at(Call::SetMempolicy)
+            }
+            Step::SetExecLabel { module, label } => self.set_exec_label(*module, label),
             Step::ChangeDirectory { path, make } => change_directory(path, *make),
             Step::NoNewPrivileges => thread::set_no_new_privs(true).at(Call::Prctl),
             Step::LoadFilter {
@@ -256,6 +266,7 @@ impl Walker<'_> {
             Step::PassDescriptor { from, number } => {
                 sys::duplicate_to(self.prepared.descriptor(*from)?, *number).at(Call::Dup)
             }
+            Step::BecomeInit { visible } => init::become_init(*visible),
             Step::Execute(program) => self.execute(program),
         }
     }

@@ -6,11 +6,13 @@ use std::path::Path;
 
 use oci_spec::runtime::{LinuxIdMapping, Process, Spec};
 
+use self::attributes::affinity;
 use super::step::{Keep, Slot, SlotKind, Step};
 use super::{Birthplace, IdMaps, Plan, PlanOptions};
 use crate::state::Confinement;
 use crate::{Error, ErrorKind, Result, sys};
 
+mod attributes;
 mod process;
 mod rootfs;
 
@@ -24,6 +26,7 @@ pub(super) struct Compiler<'a> {
     pub(super) born_in: Vec<Birthplace>,
     kept: Vec<Keep>,
     pub(super) id_maps: Option<IdMaps>,
+    affinity: Option<Vec<u64>>,
     /// The kernel does not let the user namespace set groups.
     pub(super) deny_setgroups: bool,
     /// The root is that of a running container, whose own it is.
@@ -83,6 +86,7 @@ impl<'a> Compiler<'a> {
             born_in: Vec::new(),
             kept: Vec::new(),
             id_maps: None,
+            affinity: None,
             deny_setgroups: false,
             joins_container: false,
         }
@@ -104,6 +108,7 @@ impl<'a> Compiler<'a> {
             self.set_sysctls(linux)?;
             None
         };
+        self.set_execution_domain(linux)?;
         self.open_terminal(process, console)?;
         let filter = self.filter()?;
         self.confine(process, stdio, filter)?;
@@ -128,7 +133,10 @@ impl<'a> Compiler<'a> {
             self.steps.push(Step::BecomeRoot);
         }
         let cgroup = self.enter_session();
-        self.steps.push(Step::NewKeyring);
+        self.steps.extend(confinement.keyring.clone());
+        let [before, after] = affinity(process)?;
+        self.affinity = before;
+        self.steps.extend(after.map(Step::SetAffinity));
         self.open_terminal(process, None)?;
         self.confine(process, stdio, confinement.filter.clone())?;
         Ok(self.finish(process, cgroup))
@@ -140,6 +148,7 @@ impl<'a> Compiler<'a> {
             born_in: self.born_in,
             cgroup,
             id_maps: self.id_maps,
+            affinity: self.affinity,
             oom_score_adj: process.oom_score_adj(),
             slots: self.slots,
             steps: self.steps,
@@ -163,24 +172,8 @@ impl<'a> Compiler<'a> {
             ("hooks", hooks),
             ("vm", self.spec.vm().is_some()),
             (
-                "process.apparmorProfile",
-                process.is_some_and(|p| is_set(p.apparmor_profile())),
-            ),
-            (
-                "process.selinuxLabel",
-                process.is_some_and(|p| is_set(p.selinux_label())),
-            ),
-            (
-                "process.scheduler",
-                process.is_some_and(|p| p.scheduler().is_some()),
-            ),
-            (
-                "process.ioPriority",
-                process.is_some_and(|p| p.io_priority().is_some()),
-            ),
-            (
-                "process.execCPUAffinity",
-                process.is_some_and(|p| p.exec_cpu_affinity().is_some()),
+                "process.terminal",
+                process.is_some_and(|p| p.terminal() == Some(true)),
             ),
             (
                 "linux.mountLabel",
@@ -189,14 +182,6 @@ impl<'a> Compiler<'a> {
             (
                 "linux.intelRdt",
                 linux.is_some_and(|l| l.intel_rdt().is_some()),
-            ),
-            (
-                "linux.memoryPolicy",
-                linux.is_some_and(|l| l.memory_policy().is_some()),
-            ),
-            (
-                "linux.personality",
-                linux.is_some_and(|l| l.personality().is_some()),
             ),
             (
                 "linux.netDevices",

@@ -1,11 +1,11 @@
 //! The part of a plan that makes the process what it is to be.
 
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{Linux, LinuxIdMapping, Process, User};
 
-use super::{Compiler, c_string};
+use super::{Compiler, c_string, is_mapped};
 use crate::plan::mounts::inside;
 use crate::plan::step::{Account, Capabilities, Place, Program, Slot, SlotKind, Step};
-use crate::{Error, Result, capability, rlimit, seccomp};
+use crate::{Error, Result, capability, seccomp};
 
 /// The search path of a process that has none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -44,14 +44,7 @@ impl Compiler<'_> {
         {
             self.steps.push(Step::MakeRootReadOnly);
         }
-        for limit in process.rlimits().iter().flatten() {
-            let (resource, soft, hard) = rlimit::checked(limit)?;
-            self.steps.push(Step::SetLimit {
-                resource,
-                soft,
-                hard,
-            });
-        }
+        self.set_attributes(process)?;
         let restricted = process.no_new_privileges() == Some(true);
         let (early, late) = if restricted {
             (None, filter)
@@ -86,6 +79,10 @@ impl Compiler<'_> {
         self.steps.push(Step::SetStdio(stdio));
         self.pass_descriptors()?;
         self.steps.extend(late);
+        if self.options.init {
+            let visible = self.has_user_namespace();
+            self.steps.push(Step::BecomeInit { visible });
+        }
         self.steps.push(Step::Execute(program));
         Ok(())
     }
@@ -137,6 +134,7 @@ impl Compiler<'_> {
 
     fn drop_privileges(&mut self, process: &Process, stdio: [Slot; 3]) -> Result<()> {
         let user = process.user();
+        self.check_ids(user)?;
         let fixed = self.options.user.is_none().then(|| Account {
             uid: user.uid(),
             gid: user.gid(),
@@ -145,7 +143,9 @@ impl Compiler<'_> {
         });
         let sets = match process.capabilities() {
             Some(sets) => {
-                let mask = |set: &Option<_>| set.as_ref().map_or(0, capability::mask);
+                // What this kernel does not know nobody can have: left out, as runc does.
+                let known = self.options.features.capabilities;
+                let mask = |set: &Option<_>| set.as_ref().map_or(0, capability::mask) & known;
                 self.steps.push(Step::LimitCapabilities {
                     keep: mask(sets.bounding()),
                 });
@@ -163,6 +163,33 @@ impl Compiler<'_> {
         };
         self.steps.push(Step::SetAccount { fixed, stdio });
         self.steps.push(Step::SetCapabilities(sets));
+        Ok(())
+    }
+
+    /// Refuses ids that are not what they seem: the kernel takes the highest number for "no change",
+    /// which would leave the process root, and one without a place in the user namespace has none.
+    fn check_ids(&self, user: &User) -> Result<()> {
+        let linux = self.spec.linux().as_ref();
+        let maps = |ids: fn(&Linux) -> &Option<Vec<LinuxIdMapping>>| {
+            let maps = linux.filter(|_| self.id_maps.is_some()).map(ids);
+            maps.and_then(|maps| maps.as_deref())
+        };
+        let groups = user.additional_gids().iter().flatten();
+        let groups = [user.gid()].into_iter().chain(groups.copied());
+        let ids = [("uid", user.uid(), maps(Linux::uid_mappings))]
+            .into_iter()
+            .chain(groups.map(|gid| ("gid", gid, maps(Linux::gid_mappings))));
+        for (kind, id, maps) in ids {
+            let why = if id == u32::MAX {
+                "no id"
+            } else if maps.is_some_and(|maps| !is_mapped(maps, id)) {
+                "not mapped into the user namespace"
+            } else {
+                continue;
+            };
+            let what = format!("process.user: {kind} {id} is {why}");
+            return Err(Error::invalid("InvalidUser", what));
+        }
         Ok(())
     }
 

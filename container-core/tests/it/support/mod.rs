@@ -2,6 +2,7 @@
 //! whole suite have, and a small root file system to run things in.
 
 pub(crate) mod bundle;
+pub(crate) mod group;
 #[path = "../../../../tests/it/support/host.rs"]
 pub(crate) mod host;
 #[path = "../../../../tests/it/support/isolate.rs"]
@@ -9,6 +10,7 @@ pub(crate) mod isolate;
 #[path = "../../../../tests/it/support/peers.rs"]
 pub(crate) mod peers;
 pub(crate) mod role;
+pub(crate) mod runtime;
 pub(crate) mod sys;
 
 use std::io::Write;

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use container_image::archive::{
     ArchiveFormat, ArchivedImage, LoadOptions, SaveOptions, load, save,
 };
-use container_image::{Image, Reference};
+use container_image::{History, Image, Manifest, MediaType, Reference};
 use serde_json::Value;
 
 use crate::fixture::*;
@@ -62,6 +62,16 @@ fn check_load(path: &Path, want: &Image) -> Image {
     loaded[0].image.clone()
 }
 
+/// Podman with all that it keeps in `dir`.
+fn podman(dir: &Path, args: &[&str]) -> String {
+    let mut command = Command::new("podman");
+    command.arg("--root").arg(dir.join("podman"));
+    command.arg("--runroot").arg(dir.join("run"));
+    run(command
+        .args(["--storage-driver=vfs", "--cgroup-manager=cgroupfs"])
+        .args(args))
+}
+
 #[test]
 fn skopeo_copies_our_archives_and_we_load_its() {
     if !has("skopeo") {
@@ -104,14 +114,7 @@ fn privileged_podman_loads_our_archives_and_we_load_its() {
     }
     let dir = temp_dir();
     let ours = image(dir.path());
-    let podman = |args: &[&str]| {
-        let mut command = Command::new("podman");
-        command.arg("--root").arg(dir.path().join("podman"));
-        command.arg("--runroot").arg(dir.path().join("run"));
-        run(command
-            .args(["--storage-driver=vfs", "--cgroup-manager=cgroupfs"])
-            .args(args))
-    };
+    let podman = |args: &[&str]| podman(dir.path(), args);
     for format in [ArchiveFormat::Docker, ArchiveFormat::Oci] {
         let path = dir.path().join(format!("{format:?}.tar"));
         save_to(&path, &ours, format);
@@ -133,6 +136,61 @@ fn privileged_podman_loads_our_archives_and_we_load_its() {
             check_load(&path, &ours.image);
         }
         podman(&["rmi", NAME]);
+    }
+}
+
+#[test]
+fn privileged_the_history_is_what_podman_tells() {
+    if !has("podman") || !rustix::process::geteuid().is_root() {
+        println!("skipped: needs podman and root");
+        return;
+    }
+    let dir = temp_dir();
+    let made = image(dir.path());
+    let mut config = made.image.config().clone();
+    let step = |by: &str, empty_layer: bool| History {
+        created: Some("2024-01-02T03:04:05Z".into()),
+        created_by: Some(by.into()),
+        comment: empty_layer.then(|| "nothing but words".into()),
+        empty_layer,
+        ..History::default()
+    };
+    config.history = vec![
+        step("ADD base.tar /", false),
+        step("ENV A=1", true),
+        step("RUN make", false),
+        step("CMD [\"sh\"]", true),
+    ];
+    let store = made.image.store();
+    let lease = store.lease().unwrap();
+    let config = lease.put(MediaType::CONFIG, &config.to_json()).unwrap();
+    let manifest = Manifest::new(config, made.image.manifest().layers().to_vec()).unwrap();
+    lease.put(MediaType::MANIFEST, manifest.raw()).unwrap();
+    let image = store.record(manifest.descriptor(), &made.names[0]).unwrap();
+    let path = dir.path().join("image.tar");
+    save_to(
+        &path,
+        &ArchivedImage::new(image.clone(), made.names),
+        ArchiveFormat::Docker,
+    );
+    podman(dir.path(), &["load", "-q", "-i", path.to_str().unwrap()]);
+    let theirs = podman(
+        dir.path(),
+        &["history", "--no-trunc", "--format", "json", NAME],
+    );
+    let theirs: Value = serde_json::from_str(&theirs).unwrap();
+    let theirs = theirs.as_array().unwrap();
+    let ours = image.history();
+    assert_eq!(ours.len(), theirs.len());
+    for (ours, theirs) in ours.iter().rev().zip(theirs) {
+        assert_eq!(theirs["CreatedBy"], *ours.step.created_by.as_ref().unwrap());
+        let comment = theirs["comment"].as_str();
+        assert_eq!(comment, ours.step.comment.as_deref());
+        let size = match &ours.layer {
+            Some(layer) => image.measure(layer).unwrap().archive_bytes,
+            None => 0,
+        };
+        assert_eq!(theirs["size"], size);
     }
 }
 

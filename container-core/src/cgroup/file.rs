@@ -1,0 +1,60 @@
+//! The files of groups: small, read and written whole.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
+
+use crate::{Error, ErrorKind, Result};
+
+pub(super) fn open(path: &Path, flags: OFlags) -> Result<OwnedFd> {
+    openat(CWD, path, flags | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| Error::os(format!("open {path:?}"), errno))
+}
+
+pub(super) fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|error| Error::os(format!("read {path:?}"), error))
+}
+
+/// Reads a file that some kernels or groups do not have, or that is switched off.
+pub(super) fn read_if_there(path: &Path) -> Result<Option<String>> {
+    match read(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) => match error.kind() {
+            ErrorKind::NotFound | ErrorKind::Unsupported => Ok(None),
+            _ => Err(error),
+        },
+    }
+}
+
+pub(super) fn write(path: &Path, value: &str) -> Result<()> {
+    let file = fs::File::options().write(true).open(path);
+    file.and_then(|mut file| file.write_all(value.as_bytes()))
+        .map_err(|error| Error::os(format!("write {value:?} to {path:?}"), error))
+}
+
+/// Lines of a name and a number.
+pub(super) fn numbers(text: &str) -> BTreeMap<&str, u64> {
+    let pair = |line| {
+        let (name, number) = str::split_once(line, ' ')?;
+        Some((name, number.trim().parse().ok()?))
+    };
+    text.lines().filter_map(pair).collect()
+}
+
+/// A single number; `None` for `max`, for version 1's "no limit", and for -1.
+pub(super) fn limit(text: &str) -> Option<u64> {
+    text.trim().parse().ok().filter(|limit| *limit < UNLIMITED)
+}
+
+/// Whether the kernel found the value, or its relation to others, wrong.
+pub(super) fn is_invalid(error: &Error) -> bool {
+    error.kind() == ErrorKind::Os(Errno::INVAL.raw_os_error())
+}
+
+/// Version 1 says "no limit" by the largest number of pages, in bytes: just below this.
+const UNLIMITED: u64 = 1 << 62;

@@ -1,0 +1,92 @@
+//! The steps that set attributes of the process: keyring, security label.
+
+use std::ffi::CStr;
+use std::os::fd::AsFd;
+
+use rustix::fs::{self, CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::{self, Errno};
+
+use super::{At, Walk, Walker};
+use crate::plan::place::resolve;
+use crate::plan::step::{Call, SecurityModule};
+use crate::plan::tree::new_proc;
+use crate::sys;
+
+/// Below a mount of our own, where the kernel's own link to the calling thread is followed.
+const OWN_THREAD: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_MAGICLINKS)
+    .union(ResolveFlags::NO_XDEV);
+
+pub(super) fn new_keyring(name: Option<&CStr>, permissions: u32) -> Walk {
+    let keyring = match sys::join_session_keyring(name) {
+        // A kernel without keys has none to keep away either.
+        Err(Errno::NOSYS) => return Ok(()),
+        result => result.at(Call::Keyctl)?,
+    };
+    match name {
+        Some(_) => sys::set_key_permissions(keyring, permissions).at(Call::Keyctl),
+        None => Ok(()),
+    }
+}
+
+impl Walker<'_> {
+    /// Has the program start under `label`.
+    pub(super) fn set_exec_label(&self, module: SecurityModule, label: &CStr) -> Walk {
+        // Not through the container's `/proc`, which may be anything: a label that lands in a fake
+        // file confines nothing.
+        let made;
+        let proc = match &self.proc {
+            Some(kept) => kept.as_fd(),
+            None => {
+                made = match new_proc() {
+                    // Below a masked `/proc` a user namespace gets no new one.
+                    Err(fault) if fault.errno == Errno::PERM => existing_proc()?,
+                    result => result?,
+                };
+                made.as_fd()
+            }
+        };
+        let open = |path| resolve(proc, path, OFlags::WRONLY | OFlags::CLOEXEC, OWN_THREAD);
+        let write = |path, parts: [&[u8]; 2]| {
+            let mut text = [0; MAX_LABEL];
+            let mut length = 0;
+            for part in parts {
+                let Some(place) = text.get_mut(length..length + part.len()) else {
+                    return Err(Errno::NAMETOOLONG).at(Call::Write);
+                };
+                place.copy_from_slice(part);
+                length += part.len();
+            }
+            io::write(open(path)?, &text[..length])
+                .at(Call::Write)
+                .map(drop)
+        };
+        match module {
+            SecurityModule::AppArmor => {
+                // Before Linux 5.8 the file of the only module there is.
+                let own = c"thread-self/attr/apparmor/exec";
+                let path = match open(own) {
+                    Err(fault) if fault.errno == Errno::NOENT => c"thread-self/attr/exec",
+                    _ => own,
+                };
+                write(path, [b"exec ", label.to_bytes()])
+            }
+            SecurityModule::Selinux => write(c"thread-self/attr/exec", [label.to_bytes(), b""]),
+        }
+    }
+}
+
+/// The `/proc` that is there, if it is one.
+fn existing_proc() -> Walk<std::os::fd::OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let proc = fs::openat(CWD, c"/proc", flags, Mode::empty()).at(Call::Open)?;
+    let found = fs::fstatfs(&proc).at(Call::Stat)?;
+    if found.f_type == fs::PROC_SUPER_MAGIC {
+        Ok(proc)
+    } else {
+        Err(Errno::INVAL).at(Call::Verify)
+    }
+}
+
+/// The longest label: the kernel takes one page.
+const MAX_LABEL: usize = 4096;
