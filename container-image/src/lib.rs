@@ -86,6 +86,6 @@ mod registry;
 pub use registry::server;
 pub use registry::{
     AuthFile, BlobStream, Client, ClientOptions, Credentials, Event, LayerSink, Names, Phase,
-    Progress, PullOptions, PullStatus, Pulled, PushOptions, Pushed, RegistryError, Retry,
+    Progress, Proxies, PullOptions, PullStatus, Pulled, PushOptions, Pushed, RegistryError, Retry,
     SinkResult, UnpackImageOptions, UnpackTarget, pull, push, unpack,
 };

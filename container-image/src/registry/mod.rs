@@ -11,15 +11,18 @@ mod client;
 mod error;
 mod helper;
 mod hosts;
+mod hosts_toml;
 mod layers;
 mod pipe;
 mod progress;
+mod proxy;
 mod pull;
 mod push;
 mod referrer;
 mod retry;
 #[cfg(feature = "server")]
 pub mod server;
+mod tls;
 mod transport;
 mod url;
 
@@ -29,6 +32,7 @@ pub use client::{BlobStream, Client, ClientOptions, Names};
 pub use error::RegistryError;
 pub use layers::{LayerSink, SinkResult, UnpackTarget};
 pub use progress::{Event, Phase, Progress};
+pub use proxy::Proxies;
 pub use pull::{PullOptions, PullStatus, Pulled, UnpackImageOptions, pull, unpack};
 pub use push::{PushOptions, Pushed, push};
 pub use retry::Retry;

@@ -1,26 +1,28 @@
 //! HTTP over sockets that can be given up at any time. The only file that names `ureq`.
 
 use std::fmt;
-use std::io::{self, Read};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use ureq::http::{self, Method};
-use ureq::tls::{RootCerts, TlsConfig};
-use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, RustlsConnector, Transport,
+    Buffers, ConnectProxyConnector, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout,
+    Transport, TransportAdapter,
 };
 use ureq::{Agent, SendBody};
 
 use super::client::ClientOptions;
-use super::url::Url;
+use super::tls::from_rustls;
+use super::url::{Url, host_of};
 use crate::store::from_io;
 use crate::{Error, ErrorKind, Result};
 
@@ -29,6 +31,8 @@ use crate::{Error, ErrorKind, Result};
 pub(super) struct Patience {
     pub(super) connect: Duration,
     pub(super) idle: Duration,
+    /// When all has to be done, if that is limited.
+    pub(super) end: Option<Instant>,
     pub(super) cancel: Arc<AtomicBool>,
 }
 
@@ -43,12 +47,17 @@ impl Patience {
         Self {
             connect: options.connect_timeout,
             idle: options.idle_timeout,
+            end: options.total_timeout.map(|total| Instant::now() + total),
             cancel: options.cancel.clone(),
         }
     }
 
-    /// Fails if the caller asked to stop.
+    /// Fails if the caller asked to stop, or if the time is over.
     pub(super) fn check(&self) -> Result<()> {
+        if self.end.is_some_and(|end| Instant::now() >= end) {
+            let doing = "talk to a registry: the time for all of it is over";
+            return Err(Error::new(ErrorKind::TimedOut, "TimedOut", doing));
+        }
         if self.cancel.load(Ordering::Relaxed) {
             return Err(Error::new(
                 ErrorKind::Cancelled,
@@ -101,6 +110,8 @@ pub(super) struct Head<'a> {
     pub(super) method: &'static str,
     pub(super) url: &'a Url,
     pub(super) headers: Vec<(&'static str, String)>,
+    /// Headers that the caller's configuration wants.
+    pub(super) extra: &'a [(String, String)],
 }
 
 /// The body of a request: a reader and its length.
@@ -145,31 +156,37 @@ pub(super) struct Http {
 }
 
 impl Http {
-    /// A client that accepts any certificate if `verify` is false.
-    pub(super) fn new(patience: &Patience, verify: bool) -> Self {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = TlsConfig::builder()
-            .unversioned_rustls_crypto_provider(provider)
-            .root_certs(RootCerts::PlatformVerifier)
-            .disable_verification(!verify)
-            .build();
+    /// A client that talks to one host with these settings of TLS, through a proxy with perhaps others.
+    pub(super) fn new(
+        patience: &Patience,
+        tls: Arc<rustls::ClientConfig>,
+        proxy: Option<(&str, Arc<rustls::ClientConfig>)>,
+    ) -> Result<Self> {
+        let proxy_tls = proxy.as_ref().map(|(_, tls)| tls.clone());
+        let proxy = proxy.map(|(proxy, _)| {
+            ureq::Proxy::new(proxy).map_err(|error| {
+                let doing = "use a proxy: want http://host:port or https://host:port";
+                Error::new(ErrorKind::Unsupported, "InvalidProxy", doing).with_source(error)
+            })
+        });
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
             .allow_non_standard_methods(true)
-            .proxy(None)
-            .tls_config(tls)
+            .proxy(proxy.transpose()?)
             .user_agent(USER_AGENT)
-            .timeout_resolve(Some(patience.connect))
             .max_response_header_size(MAX_HEADER_BYTES)
+            .max_idle_connections_per_host(MAX_IDLE_CONNECTIONS)
             .input_buffer_size(BUFFER_BYTES)
             .output_buffer_size(BUFFER_BYTES)
             .build();
-        let connector = PatientConnector(patience.clone()).chain(RustlsConnector::default());
-        Self {
-            agent: Agent::with_parts(config, connector, DefaultResolver::default()),
-        }
+        let connector = ConnectProxyConnector::default()
+            .chain(PatientConnector(patience.clone()))
+            .chain(TlsConnector { tls, proxy_tls });
+        Ok(Self {
+            agent: Agent::with_parts(config, connector, PatientResolver(patience.clone())),
+        })
     }
 
     pub(super) fn send(&self, head: &Head<'_>, payload: Payload<'_>) -> Result<Response> {
@@ -179,6 +196,9 @@ impl Http {
             .uri(head.url.to_text());
         for (name, value) in &head.headers {
             request = request.header(*name, value);
+        }
+        for (name, value) in head.extra {
+            request = request.header(name, value);
         }
         let sent = match payload {
             None => request.body(()).map(|request| self.agent.run(request)),
@@ -229,17 +249,15 @@ fn from_ureq(doing: &str, error: ureq::Error) -> Error {
             return late.with_source(error).with_retry();
         }
         ureq::Error::HostNotFound => return network("HostNotFound").with_source(error),
-        ureq::Error::Tls(_) | ureq::Error::Rustls(_) => {
-            return network("TlsFailed").with_source(error);
-        }
+        ureq::Error::ConnectProxyFailed(_) => return network("ProxyFailed").with_source(error),
         error => return network("BadResponse").with_source(error),
     };
     let cause = error.get_ref();
     if cause.is_some_and(|cause| cause.is::<Error>()) {
         return from_io(doing, error).context(doing);
     }
-    if cause.is_some_and(|cause| cause.is::<rustls::Error>()) {
-        return network("TlsFailed").with_source(error);
+    if let Some(error) = cause.and_then(|cause| cause.downcast_ref::<rustls::Error>()) {
+        return from_rustls(doing, error.clone());
     }
     match error.kind() {
         // Nobody is there, and will hardly be in a moment.
@@ -248,30 +266,86 @@ fn from_ureq(doing: &str, error: ureq::Error) -> Error {
     }
 }
 
+/// Looks names up, in a thread of its own, as the system does not let itself be interrupted.
+#[derive(Debug)]
+struct PatientResolver(Patience);
+
+impl Resolver for PatientResolver {
+    fn resolve(
+        &self,
+        uri: &http::Uri,
+        _: &ureq::config::Config,
+        _: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let host = uri.host().unwrap_or("").trim_matches(['[', ']']).to_owned();
+        let default = if uri.scheme_str() == Some("https") {
+            443
+        } else {
+            80
+        };
+        let port = uri.port_u16().unwrap_or(default);
+        let (sender, found) = channel();
+        let name = host.clone();
+        std::thread::Builder::new().spawn(move || {
+            // Nobody may be waiting any more.
+            let _ = sender.send((name.as_str(), port).to_socket_addrs());
+        })?;
+        let end = Instant::now() + self.0.connect;
+        loop {
+            self.0.check().map_err(io::Error::other)?;
+            match found.recv_timeout(SLICE.min(self.0.connect)) {
+                Ok(Ok(addresses)) => {
+                    let mut result = self.empty();
+                    // As many as fit.
+                    for address in addresses.take(16) {
+                        result.push(address);
+                    }
+                    return if result.is_empty() {
+                        Err(ureq::Error::HostNotFound)
+                    } else {
+                        Ok(result)
+                    };
+                }
+                Ok(Err(_)) | Err(RecvTimeoutError::Disconnected) => {
+                    return Err(ureq::Error::HostNotFound);
+                }
+                Err(RecvTimeoutError::Timeout) if Instant::now() >= end => {
+                    let doing = format!("look up {host}");
+                    let late = Error::new(ErrorKind::TimedOut, "TimedOut", doing).with_retry();
+                    return Err(io::Error::other(late).into());
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+}
+
 /// Opens sockets that check a flag while they wait.
 #[derive(Debug)]
 struct PatientConnector(Patience);
 
-impl Connector for PatientConnector {
-    type Out = PatientSocket;
+impl<In: Transport> Connector<In> for PatientConnector {
+    type Out = Either<In, PatientSocket>;
 
     fn connect(
         &self,
         details: &ConnectionDetails<'_>,
-        _: Option<()>,
+        tunnel: Option<In>,
     ) -> Result<Option<Self::Out>, ureq::Error> {
+        if let Some(tunnel) = tunnel {
+            return Ok(Some(Either::A(tunnel)));
+        }
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
         for address in &details.addrs {
             match self.open(*address) {
                 Ok(stream) => {
                     let config = details.config;
                     let (input, output) = (config.input_buffer_size(), config.output_buffer_size());
-                    let buffers = LazyBuffers::new(input, output);
-                    return Ok(Some(PatientSocket {
+                    return Ok(Some(Either::B(PatientSocket {
                         stream,
-                        buffers,
+                        buffers: LazyBuffers::new(input, output),
                         patience: self.0.clone(),
-                    }));
+                    })));
                 }
                 Err(error) => last = error,
             }
@@ -359,9 +433,95 @@ impl Transport for PatientSocket {
     }
 }
 
+/// Encrypts what is for `https`.
+#[derive(Debug)]
+struct TlsConnector {
+    tls: Arc<rustls::ClientConfig>,
+    proxy_tls: Option<Arc<rustls::ClientConfig>>,
+}
+
+impl<In: Transport> Connector<In> for TlsConnector {
+    type Out = Either<In, TlsTransport>;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails<'_>,
+        chained: Option<In>,
+    ) -> Result<Option<Self::Out>, ureq::Error> {
+        let Some(transport) = chained else {
+            return Ok(None);
+        };
+        if !details.needs_tls() || transport.is_tls() {
+            return Ok(Some(Either::A(transport)));
+        }
+        let authority = details
+            .uri
+            .authority()
+            .map_or("", |authority| authority.as_str());
+        let failed = |error: rustls::Error| {
+            let doing = format!("talk TLS to {authority}");
+            io::Error::other(from_rustls(&doing, error))
+        };
+        let name = rustls::pki_types::ServerName::try_from(host_of(authority).to_owned())
+            .map_err(|_| failed(rustls::Error::General("this is no name of a host".into())))?;
+        // What is not for the tunnel through the proxy is for the proxy itself.
+        let tls = match &self.proxy_tls {
+            Some(proxy_tls) if details.config.proxy().is_none() => proxy_tls,
+            _ => &self.tls,
+        };
+        let mut connection = rustls::ClientConnection::new(tls.clone(), name).map_err(failed)?;
+        let mut socket = TransportAdapter::new(transport.boxed(), details.current_time.clone());
+        connection.complete_io(&mut socket)?;
+        let config = details.config;
+        Ok(Some(Either::B(TlsTransport {
+            buffers: LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size()),
+            stream: rustls::StreamOwned::new(connection, socket),
+        })))
+    }
+}
+
+struct TlsTransport {
+    buffers: LazyBuffers,
+    stream: rustls::StreamOwned<rustls::ClientConnection, TransportAdapter>,
+}
+
+impl Transport for TlsTransport {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, _: NextTimeout) -> Result<(), ureq::Error> {
+        self.stream.write_all(&self.buffers.output()[..amount])?;
+        self.stream.flush()?;
+        Ok(())
+    }
+
+    fn await_input(&mut self, _: NextTimeout) -> Result<bool, ureq::Error> {
+        let count = self.stream.read(self.buffers.input_append_buf())?;
+        self.buffers.input_appended(count);
+        Ok(count > 0)
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.stream.sock.get_mut().is_open()
+    }
+
+    fn is_tls(&self) -> bool {
+        true
+    }
+}
+
+impl fmt::Debug for TlsTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsTransport").finish_non_exhaustive()
+    }
+}
+
 const USER_AGENT: &str = concat!("container-image/", env!("CARGO_PKG_VERSION"));
 /// Longest time in which a cancel flag is not looked at.
 const SLICE: Duration = Duration::from_millis(250);
+/// Enough for all layers of a pull and their parts.
+const MAX_IDLE_CONNECTIONS: usize = 16;
 const MAX_HEADER_BYTES: usize = 64 << 10;
 /// Large reads are what makes loopback and fast networks fast.
 const BUFFER_BYTES: usize = 256 << 10;

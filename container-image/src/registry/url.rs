@@ -99,12 +99,22 @@ impl Url {
     }
 
     pub(super) fn same_origin(&self, other: &Url) -> bool {
-        self.https == other.https && self.authority == other.authority
+        let place = |url: &Self| (url.https, url.host().to_owned(), url.port());
+        place(self) == place(other)
     }
 
     /// The host without its port and without brackets.
     pub(super) fn host(&self) -> &str {
         host_of(&self.authority)
+    }
+
+    /// The port in the authority, or that of the protocol.
+    pub(super) fn port(&self) -> u16 {
+        let after_host = self.authority.rsplit(']').next().unwrap_or(&self.authority);
+        let port = after_host
+            .rsplit_once(':')
+            .and_then(|(_, port)| port.parse().ok());
+        port.unwrap_or(if self.https { 443 } else { 80 })
     }
 
     fn scheme(&self) -> &'static str {

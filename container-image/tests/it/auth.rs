@@ -258,7 +258,7 @@ fn a_login_is_kept_if_the_registry_takes_it() {
 
 #[test]
 fn a_login_at_docker_registry_with_htpasswd_works() {
-    if !has("docker-registry") || !has_htpasswd() {
+    if !has("docker-registry") || !has_with("htpasswd", "-h") {
         return;
     }
     let dir = temp_dir();

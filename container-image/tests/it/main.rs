@@ -17,6 +17,8 @@ mod faults;
 mod fixture;
 mod http;
 mod layer;
+mod mirrors;
+mod network;
 mod peers;
 mod programs;
 mod registry;

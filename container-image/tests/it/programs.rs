@@ -11,7 +11,8 @@ pub(crate) fn has(name: &str) -> bool {
     has_with(name, "--version")
 }
 
-fn has_with(name: &str, argument: &str) -> bool {
+/// The same for a program that knows `argument` instead of `--version`.
+pub(crate) fn has_with(name: &str, argument: &str) -> bool {
     let found = Command::new(name)
         .arg(argument)
         .stderr(Stdio::null())
@@ -26,11 +27,6 @@ fn has_with(name: &str, argument: &str) -> bool {
         println!("skipped: {name} is not installed");
     }
     found
-}
-
-/// The same for `htpasswd`, which has no `--version`.
-pub(crate) fn has_htpasswd() -> bool {
-    has_with("htpasswd", "-h")
 }
 
 pub(crate) fn run(command: &mut Command) -> String {

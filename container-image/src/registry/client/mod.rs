@@ -13,8 +13,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::auth::{Authorization, Credentials};
 use super::hosts::{Host, Need};
+use super::proxy::Proxies;
 use super::referrer;
 use super::transport::{Http, Patience, Response};
+use rustls::pki_types::CertificateDer;
+
 use crate::store::from_io;
 use crate::{Descriptor, Digest, Document, Error, MediaType, Reference, Result, json};
 use request::{Access, Call, bytes_body, no_body};
@@ -39,8 +42,11 @@ pub struct Client(Arc<Inner>);
 struct Inner {
     options: ClientOptions,
     patience: Patience,
-    verified: OnceLock<Http>,
-    unverified: OnceLock<Http>,
+    proxies: Proxies,
+    /// The authorities that this machine trusts.
+    authorities: OnceLock<Vec<CertificateDer<'static>>>,
+    /// Connections by protocol and authority.
+    http: Mutex<HashMap<(bool, String), Arc<Http>>>,
     /// The hosts that serve a registry, in the order in which they are asked.
     hosts: Mutex<HashMap<String, Arc<[Host]>>>,
     /// Who we are to a host, once somebody asked.
@@ -55,9 +61,13 @@ impl Client {
     pub fn new(options: ClientOptions) -> Self {
         Self(Arc::new(Inner {
             patience: Patience::of(&options),
+            proxies: options
+                .proxies
+                .clone()
+                .unwrap_or_else(Proxies::from_environment),
             options,
-            verified: OnceLock::new(),
-            unverified: OnceLock::new(),
+            authorities: OnceLock::new(),
+            http: Mutex::default(),
             hosts: Mutex::default(),
             credentials: Mutex::default(),
             authorizations: Mutex::default(),

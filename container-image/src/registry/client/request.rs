@@ -2,6 +2,7 @@
 //! redirects, and once more where that may help.
 
 use std::io::{self, Read};
+use std::sync::Arc;
 
 use super::{Client, lock};
 use crate::registry::auth::{
@@ -9,6 +10,8 @@ use crate::registry::auth::{
 };
 use crate::registry::error::RegistryError;
 use crate::registry::hosts::{self, Host, Need};
+use crate::registry::proxy;
+use crate::registry::tls::system_authorities;
 use crate::registry::transport::{Head, Http, Payload, Response};
 use crate::registry::url::{Url, host_of, is_loopback};
 use crate::store::from_io;
@@ -110,7 +113,7 @@ impl Client {
         call: &Call<'_>,
         mut take: impl FnMut(&Url, Response) -> Result<T>,
     ) -> Result<T> {
-        let hosts = self.hosts(call.registry);
+        let hosts = self.hosts(call.registry)?;
         let mut ask = |host: &Host| {
             let url = self.base(host)?.below(&call.path);
             let response = self.exchange(host, call, &url, &mut no_body)?;
@@ -168,7 +171,7 @@ impl Client {
         place: Option<&Url>,
         body: &mut BodySource<'_>,
     ) -> Result<(Url, Response)> {
-        let hosts = self.hosts(call.registry);
+        let hosts = self.hosts(call.registry)?;
         let host = hosts.iter().find(|host| host.serves(Need::Push));
         let host = host.ok_or_else(|| no_host(call))?;
         let url = match place {
@@ -195,7 +198,9 @@ impl Client {
         loop {
             self.check_http(&base, &url)?;
             let mut headers = call.headers.clone();
+            let mut extra: &[_] = &[];
             if url.same_origin(&base) {
+                extra = host.headers();
                 let mut known = lock(&self.0.authorizations);
                 known.retain(|_, authorization| authorization.is_fresh());
                 if let Some(authorization) = known.get(&key) {
@@ -206,10 +211,11 @@ impl Client {
                 method: call.method,
                 url: &url,
                 headers,
+                extra,
             };
             let response = match body()? {
-                Some((mut reader, size)) => self.send(&head, Some((&mut *reader, size)))?,
-                None => self.send(&head, None)?,
+                Some((mut reader, size)) => self.send(host, &head, Some((&mut *reader, size)))?,
+                None => self.send(host, &head, None)?,
             };
             match (response.status, call.method) {
                 (401, _) if !asked && url.same_origin(&base) => {
@@ -294,8 +300,9 @@ impl Client {
                 method: "POST",
                 url: &realm,
                 headers: vec![("content-type", form_type)],
+                extra: &[],
             };
-            self.send(&head, Some((&mut form.as_bytes(), form.len() as u64)))?
+            self.send(host, &head, Some((&mut form.as_bytes(), form.len() as u64)))?
         } else {
             let username = credentials.as_ref().map_or("", Credentials::username);
             if !username.is_empty() {
@@ -317,8 +324,9 @@ impl Client {
                     .map(|basic| ("authorization", basic))
                     .into_iter()
                     .collect(),
+                extra: &[],
             };
-            self.send(&head, None)?
+            self.send(host, &head, None)?
         };
         read_answer(&realm, response).map_err(|error| {
             if !withheld {
@@ -348,22 +356,63 @@ impl Client {
         Ok(found)
     }
 
-    fn send(&self, head: &Head<'_>, payload: Payload<'_>) -> Result<Response> {
-        let insecure = self.is_insecure(&head.url.authority);
-        let (http, verify) = if insecure {
-            (&self.0.unverified, false)
+    /// Sends a request to `host`, or where it sent us.
+    fn send(&self, host: &Host, head: &Head<'_>, payload: Payload<'_>) -> Result<Response> {
+        let settings = host.trust.is_some() || host.dial_timeout.is_some();
+        let http = if settings && head.url.authority == host.url(true).authority {
+            match host.http.get() {
+                Some(http) => http.clone(),
+                None => {
+                    let http = self.connections(head.url, Some(host))?;
+                    host.http.get_or_init(|| Arc::new(http)).clone()
+                }
+            }
         } else {
-            (&self.0.verified, true)
+            let key = (head.url.https, head.url.authority.clone());
+            let known = lock(&self.0.http).get(&key).cloned();
+            match known {
+                Some(http) => http,
+                None => {
+                    let http = Arc::new(self.connections(head.url, None)?);
+                    lock(&self.0.http).entry(key).or_insert(http).clone()
+                }
+            }
         };
-        http.get_or_init(|| Http::new(&self.0.patience, verify))
-            .send(head, payload)
+        http.send(head, payload)
+    }
+
+    /// Connections to where `url` is, as the settings of `host` say if there is one.
+    fn connections(&self, url: &Url, host: Option<&Host>) -> Result<Http> {
+        let inner = &self.0;
+        let authority = &url.authority;
+        let mut trust = match host.and_then(|host| host.trust.clone()) {
+            Some(trust) => trust,
+            None => hosts::trust_of(authority, &inner.options)?,
+        };
+        trust.anybody |= self.is_insecure(authority);
+        let system = || inner.authorities.get_or_init(system_authorities).as_slice();
+        let tls = trust.config(authority, if trust.anybody { &[] } else { system() })?;
+        let proxy = match inner.proxies.of(url) {
+            Some(proxy) => {
+                let name = proxy::authority(proxy);
+                let trust = hosts::trust_of(name, &inner.options)?;
+                Some((proxy, trust.config(name, system())?))
+            }
+            None => None,
+        };
+        let mut patience = inner.patience.clone();
+        if let Some(timeout) = host.and_then(|host| host.dial_timeout) {
+            patience.connect = timeout;
+        }
+        Http::new(&patience, tls, proxy)
     }
 
     /// Refuses plain HTTP to anybody who may not use it, and to this machine's own services when
     /// somebody elsewhere sends us there.
     fn check_http(&self, base: &Url, url: &Url) -> Result<()> {
         let near = is_loopback(base.host()) && is_loopback(url.host());
-        if url.https || near || self.is_listed(&url.authority) {
+        // Whether the registry itself may be talked to like this was decided when its root was found.
+        if url.https || near || url.same_origin(base) || self.0.options.is_listed(&url.authority) {
             return Ok(());
         }
         let doing = format!(
@@ -378,25 +427,17 @@ impl Client {
     }
 
     fn is_insecure(&self, authority: &str) -> bool {
-        is_loopback(host_of(authority)) || self.is_listed(authority)
+        is_loopback(host_of(authority)) || self.0.options.is_listed(authority)
     }
 
-    fn is_listed(&self, authority: &str) -> bool {
-        self.0
-            .options
-            .insecure
-            .iter()
-            .any(|entry| entry.eq_ignore_ascii_case(authority))
-    }
-
-    fn hosts(&self, registry: &str) -> std::sync::Arc<[Host]> {
+    fn hosts(&self, registry: &str) -> Result<Arc<[Host]>> {
         let mut hosts = lock(&self.0.hosts);
         if let Some(known) = hosts.get(registry) {
-            return known.clone();
+            return Ok(known.clone());
         }
-        let found: std::sync::Arc<[Host]> = hosts::of(registry).into();
+        let found: Arc<[Host]> = hosts::of(registry, &self.0.options)?.into();
         hosts.insert(registry.to_owned(), found.clone());
-        found
+        Ok(found)
     }
 
     /// The root of a host's API. Only one that may be insecure is asked whether it talks TLS.
@@ -407,14 +448,13 @@ impl Client {
         let mut base = host.url(true);
         if self.is_insecure(&base.authority) {
             let probe = |base: &Url| {
-                self.send(
-                    &Head {
-                        method: "GET",
-                        url: base,
-                        headers: Vec::new(),
-                    },
-                    None,
-                )
+                let head = Head {
+                    method: "GET",
+                    url: base,
+                    headers: Vec::new(),
+                    extra: &[],
+                };
+                self.send(host, &head, None)
             };
             match self.retry(|| match probe(&base) {
                 // Whatever does not talk TLS at all breaks off at once.

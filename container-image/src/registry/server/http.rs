@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::sync::atomic::Ordering;
 
 use super::fault::Aftermath;
+use super::tls::Stream;
 use super::{Access, Shared};
 
 /// The head of a request. Names of headers are lower case.
@@ -83,42 +84,51 @@ impl Response {
 
 /// Serves all requests of a connection.
 pub(super) fn serve(stream: TcpStream, shared: &Shared) {
-    let mut input = BufReader::with_capacity(BUFFER_BYTES, &stream);
+    let Ok(stream) = Stream::new(stream, shared.options.tls.as_ref()) else {
+        return;
+    };
+    let mut connection = BufReader::with_capacity(BUFFER_BYTES, stream);
     while !shared.stopping.load(Ordering::SeqCst) {
-        match serve_one(&stream, &mut input, shared) {
-            Ok(true) => {}
-            // Gone, silent or not speaking HTTP: nobody to tell.
-            Ok(false) | Err(_) => return,
+        match serve_one(&mut connection, shared) {
+            Ok(Next::Another) => {}
+            Ok(Next::Close) => return connection.get_mut().close(),
+            // Gone, silent, not speaking HTTP, or cut on purpose: nobody to tell.
+            Ok(Next::Cut) | Err(_) => return,
         }
     }
 }
 
-/// Serves one request and tells whether another may follow.
-fn serve_one(
-    stream: &TcpStream,
-    input: &mut BufReader<&TcpStream>,
-    shared: &Shared,
-) -> io::Result<bool> {
+/// What comes after a request.
+enum Next {
+    Another,
+    Close,
+    /// The same without a word.
+    Cut,
+}
+
+/// Serves one request.
+fn serve_one(input: &mut BufReader<Stream>, shared: &Shared) -> io::Result<Next> {
     let request = match read_head(input) {
         Ok(Some(request)) => request,
-        Ok(None) => return Ok(false),
+        Ok(None) => return Ok(Next::Close),
         Err(error) => {
             if error.kind() == io::ErrorKind::InvalidData {
-                write(stream, Response::new(400), "GET", true)?;
+                write(input.get_mut(), Response::new(400), "GET", true)?;
             }
-            return Ok(false);
+            return Ok(Next::Close);
         }
     };
     let Some(framing) = Framing::of(&request) else {
-        write(stream, Response::new(400), "GET", true)?;
-        return Ok(false);
+        write(input.get_mut(), Response::new(400), "GET", true)?;
+        return Ok(Next::Close);
     };
     if request
         .header("expect")
         .is_some_and(|value| value.eq_ignore_ascii_case("100-continue"))
     {
-        let mut stream = stream;
+        let stream = input.get_mut();
         stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+        stream.flush()?;
     }
     let mut body = Incoming { input, framing };
     let response = shared.api.answer(&request, &mut body);
@@ -142,20 +152,25 @@ fn serve_one(
     let close = asked || !drained || !matches!(aftermath, Aftermath::None);
     if let Some(response) = response {
         let known = response.body.length.is_some();
-        write(stream, response, &request.method, close)?;
-        if !known {
-            return Ok(false);
+        write(input.get_mut(), response, &request.method, close)?;
+        if !known && matches!(aftermath, Aftermath::None) {
+            return Ok(Next::Close);
         }
     }
-    if matches!(aftermath, Aftermath::Hang) {
-        // Until the client leaves or the server stops; the socket is closed under us then.
-        io::copy(input, &mut io::sink())?;
+    match aftermath {
+        Aftermath::None if close => Ok(Next::Close),
+        Aftermath::None => Ok(Next::Another),
+        Aftermath::Close => Ok(Next::Cut),
+        Aftermath::Hang => {
+            // Until the client leaves or the server stops; the socket is closed under us then.
+            io::copy(input, &mut io::sink())?;
+            Ok(Next::Cut)
+        }
     }
-    Ok(!close)
 }
 
 /// Reads the head of a request; `None` at the end of the connection.
-fn read_head(input: &mut BufReader<&TcpStream>) -> io::Result<Option<Request>> {
+fn read_head(input: &mut BufReader<Stream>) -> io::Result<Option<Request>> {
     // A client that speaks TLS sends no line at all: its first byte tells.
     match input.fill_buf()?.first() {
         None => return Ok(None),
@@ -244,12 +259,12 @@ impl Framing {
 }
 
 /// The body of a request.
-pub(super) struct Incoming<'a, 's> {
-    input: &'a mut BufReader<&'s TcpStream>,
+pub(super) struct Incoming<'a> {
+    input: &'a mut BufReader<Stream>,
     framing: Framing,
 }
 
-impl Read for Incoming<'_, '_> {
+impl Read for Incoming<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if buffer.is_empty() {
             return Ok(0);
@@ -293,12 +308,7 @@ impl Read for Incoming<'_, '_> {
     }
 }
 
-fn write(
-    mut stream: &TcpStream,
-    mut response: Response,
-    method: &str,
-    close: bool,
-) -> io::Result<()> {
+fn write(stream: &mut Stream, mut response: Response, method: &str, close: bool) -> io::Result<()> {
     use std::fmt::Write as _;
     let mut head = format!(
         "HTTP/1.1 {} {}\r\n",
@@ -326,13 +336,13 @@ fn write(
     head.push_str("\r\n");
     stream.write_all(head.as_bytes())?;
     if method == "HEAD" {
-        return Ok(());
+        return stream.flush();
     }
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         let count = response.body.reader.read(&mut buffer)?;
         if count == 0 {
-            return Ok(());
+            return stream.flush();
         }
         stream.write_all(&buffer[..count])?;
     }

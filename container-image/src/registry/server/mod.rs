@@ -2,7 +2,7 @@
 //! things without a network.
 //!
 //! It speaks the distribution specification (pull, push monolithic and in chunks, mount, tags,
-//! catalog, deletion, ranges) over plain HTTP, with a thread per connection. By default it listens on
+//! catalog, deletion, ranges), encrypted if it has a certificate, with a thread per connection. By default it listens on
 //! loopback only and keeps everything in memory.
 //!
 //! ```text
@@ -22,6 +22,7 @@ mod api;
 mod fault;
 mod files;
 mod http;
+mod tls;
 
 use std::fmt;
 use std::io;
@@ -38,6 +39,7 @@ use api::Api;
 use fault::Faults;
 
 pub use fault::Fault;
+pub use tls::ServerTls;
 
 /// How to serve.
 #[derive(Clone, Debug)]
@@ -51,6 +53,8 @@ pub struct ServerOptions {
     pub memory_bytes: u64,
     /// Who may use it; everybody if there are no credentials.
     pub credentials: Option<Credentials>,
+    /// Who the server shows to be; without it, it talks plain HTTP.
+    pub tls: Option<ServerTls>,
     /// How long a client may be silent.
     pub idle_timeout: Duration,
 }
@@ -62,6 +66,7 @@ impl Default for ServerOptions {
             root: None,
             memory_bytes: 1 << 30,
             credentials: None,
+            tls: None,
             idle_timeout: Duration::from_secs(60),
         }
     }
