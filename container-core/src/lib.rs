@@ -44,6 +44,7 @@ mod error;
 mod feature;
 mod launcher;
 mod monitor;
+mod netns;
 mod plan;
 mod signal;
 mod state;
@@ -57,6 +58,7 @@ pub mod rlimit;
 pub mod runtime;
 pub mod seccomp;
 pub mod user;
+pub mod userns;
 
 pub use container::{
     Container, CreateOptions, ExecOptions, ExitStatus, Process, Stdio, Supervision,
@@ -64,6 +66,7 @@ pub use container::{
 pub use error::{Error, ErrorKind, Result};
 pub use feature::Features;
 pub use launcher::Launcher;
+pub use netns::in_netns;
 pub use oci_spec;
 pub use plan::{CgroupEntry, Hierarchy, Plan, PlanOptions};
 pub use signal::Signal;

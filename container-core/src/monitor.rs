@@ -4,6 +4,7 @@
 //! the end reaps, counts, cleans up, records and reports, in this order: whoever hears of the end
 //! finds everything cleaned up.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -21,6 +22,7 @@ use crate::plan::step::Slot;
 use crate::plan::{IdMaps, Plan, Word};
 use crate::state::{self, ExitRecord, InitRecord};
 use crate::sys::{self, Cloned, SingleThreaded};
+use crate::userns;
 
 /// What a monitor starts with.
 pub(crate) struct Monitor {
@@ -36,7 +38,7 @@ pub(crate) struct Monitor {
 
 /// What failed while a container was started or watched.
 struct Failure {
-    doing: &'static str,
+    doing: Cow<'static, str>,
     errno: Errno,
 }
 
@@ -53,6 +55,8 @@ struct Init {
     pid: i32,
     pidfd: OwnedFd,
     report: OwnedFd,
+    /// The network namespace that was made with it.
+    network: Option<OwnedFd>,
 }
 
 trait Doing<T> {
@@ -61,14 +65,17 @@ trait Doing<T> {
 
 impl<T> Doing<T> for Result<T, Errno> {
     fn doing(self, what: &'static str) -> Result<T, Failure> {
-        self.map_err(|errno| Failure { doing: what, errno })
+        self.map_err(|errno| Failure {
+            doing: what.into(),
+            errno,
+        })
     }
 }
 
 impl<T> Doing<T> for io::Result<T> {
     fn doing(self, what: &'static str) -> Result<T, Failure> {
         self.map_err(|error| Failure {
-            doing: what,
+            doing: what.into(),
             errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),
         })
     }
@@ -105,7 +112,7 @@ impl Monitor {
         let (event, code) = match outcome {
             Ok(event) => (event, 0),
             Err(Failure { doing, errno }) => {
-                let (doing, errno) = (doing.to_owned(), errno.raw_os_error());
+                let (doing, errno) = (doing.into_owned(), errno.raw_os_error());
                 (Event::Broken { doing, errno }, 1)
             }
         };
@@ -118,7 +125,7 @@ fn read_job(file: &OwnedFd) -> Result<Job, Failure> {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let bytes = fs::read(path).doing("read the job")?;
     postcard::from_bytes(&bytes).map_err(|_| Failure {
-        doing: "decode the job",
+        doing: "decode the job".into(),
         errno: Errno::PROTO,
     })
 }
@@ -180,16 +187,40 @@ fn clone_init(alone: SingleThreaded, plan: &Plan, slots: &[OwnedFd]) -> Result<I
         drop((report, gate));
         prepared.walk(report_end.as_fd(), gate_end.as_fd());
     };
-    let init = Init { pid, pidfd, report };
-    let opened = prepare_from_outside(plan, pid)
-        .and_then(|()| rustix::io::write(&gate, b"0").doing("let the first process go on"));
-    if let Err(failure) = opened {
-        // The process waits for the gate, or is on its way: it must not get any further.
-        let _ = process::pidfd_send_signal(&init.pidfd, Signal::KILL);
-        let _ = wait(&init.pidfd);
-        return Err(failure);
+    let opened = prepare_from_outside(plan, pid).and_then(|()| {
+        // Once it has changed its user, a process can hide what it has.
+        let network = network_namespace(plan, pid)?;
+        rustix::io::write(&gate, b"0").doing("let the first process go on")?;
+        Ok(network)
+    });
+    match opened {
+        Ok(network) => Ok(Init {
+            pid,
+            pidfd,
+            report,
+            network,
+        }),
+        Err(failure) => {
+            // The process waits for the gate, or is on its way: it must not get any further.
+            let _ = process::pidfd_send_signal(&pidfd, Signal::KILL);
+            let _ = wait(&pidfd);
+            Err(failure)
+        }
     }
-    Ok(init)
+}
+
+/// The network namespace that was made with the process.
+fn network_namespace(plan: &Plan, pid: i32) -> Result<Option<OwnedFd>, Failure> {
+    if plan.flags & u64::from(libc::CLONE_NEWNET.unsigned_abs()) == 0 {
+        return Ok(None);
+    }
+    let path = format!("/proc/{pid}/ns/net");
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    match rustix::fs::openat(CWD, path, flags, Mode::empty()) {
+        // A process that waits for nothing may have ended by now, and has no namespace left.
+        Err(Errno::NOENT) => Ok(None),
+        result => result.doing("open the network namespace").map(Some),
+    }
 }
 
 /// Clones the process in the namespaces that `enter` enters.
@@ -266,8 +297,18 @@ fn prepare_from_outside(plan: &Plan, pid: i32) -> Result<(), Failure> {
         uid,
         gid,
         deny_setgroups,
+        by_programs,
     }) = &plan.id_maps
     {
+        if *by_programs {
+            for (program, map) in [("newuidmap", uid), ("newgidmap", gid)] {
+                userns::write_by_program(program, pid, map).map_err(|said| Failure {
+                    doing: format!("map ids with {program}: {said}").into(),
+                    errno: Errno::PERM,
+                })?;
+            }
+            return Ok(());
+        }
         if *deny_setgroups {
             write("setgroups", "deny").doing("give up setgroups")?;
         }
@@ -286,19 +327,8 @@ fn announce(job: &Job, init: &Init, control: &OwnedFd) -> Result<(), Failure> {
         state::write(&directory.join(state::INIT), &record, false)
             .doing("record the first process")?;
     }
-    let network = if job.plan.flags & u64::from(libc::CLONE_NEWNET.unsigned_abs()) == 0 {
-        None
-    } else {
-        let path = format!("/proc/{}/ns/net", init.pid);
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        match rustix::fs::openat(CWD, path, flags, Mode::empty()) {
-            // A process that waits for nothing may have ended by now, and has no namespace left.
-            Err(Errno::NOENT) => None,
-            result => Some(result.doing("open the network namespace")?),
-        }
-    };
     let mut descriptors = vec![&init.pidfd];
-    descriptors.extend(&network);
+    descriptors.extend(&init.network);
     tell(
         control.as_fd(),
         &Event::Cloned { pid: init.pid },

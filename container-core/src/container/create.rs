@@ -72,6 +72,9 @@ impl Launcher {
             ..PlanOptions::default()
         };
         let plan = Plan::compile(spec, &options.bundle, &plan_options)?;
+        if let Some(maps) = &plan.id_maps {
+            maps.check()?;
+        }
         let confinement = Confinement::of(&plan, cgroup.cloned());
         let streams = open_streams(&plan, options.stdio)?;
         let (console, terminal) = open_console(&plan, options.console_socket)?;

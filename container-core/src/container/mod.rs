@@ -214,6 +214,11 @@ impl Container {
         self.handle.kill(signal)
     }
 
+    /// Whether the first process has ended.
+    pub(crate) fn has_ended(&self) -> Result<bool> {
+        self.handle.has_ended()
+    }
+
     /// What binds a process that is executed in the container.
     fn confinement(&self) -> Result<Confinement> {
         match (&self.confinement, &self.handle.link) {

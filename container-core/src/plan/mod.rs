@@ -58,6 +58,8 @@ pub(crate) struct IdMaps {
     pub(crate) gid: String,
     /// An unprivileged process may write a group map only after giving up `setgroups`.
     pub(crate) deny_setgroups: bool,
+    /// They are written by `newuidmap` and `newgidmap`.
+    pub(crate) by_programs: bool,
 }
 
 /// What a plan depends on beside the [`Spec`].

@@ -220,10 +220,14 @@ fn id_maps(linux: &Linux) -> Result<IdMaps> {
             .map(|map| format!("{} {} {}\n", map.container_id(), map.host_id(), map.size()));
         Ok(lines.collect::<String>())
     };
+    let uid = lines("uidMappings", linux.uid_mappings())?;
+    let gid = lines("gidMappings", linux.gid_mappings())?;
+    let by_programs = IdMaps::need_programs(&uid, &gid);
     Ok(IdMaps {
-        uid: lines("uidMappings", linux.uid_mappings())?,
-        gid: lines("gidMappings", linux.gid_mappings())?,
-        deny_setgroups: !rustix::process::geteuid().is_root(),
+        uid,
+        gid,
+        deny_setgroups: !by_programs && !rustix::process::geteuid().is_root(),
+        by_programs,
     })
 }
 

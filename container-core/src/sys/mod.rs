@@ -217,7 +217,8 @@ pub(crate) fn seccomp_filter(program: &[Instruction], flags: u32) -> Result<(), 
 /// # References
 /// `setns(2)`.
 pub(crate) fn setns(namespace: BorrowedFd<'_>, flag: u32) -> Result<(), Errno> {
-    // SAFETY: the call takes a descriptor and a number; the caller is a process of one thread.
+    // SAFETY: the call takes a descriptor and a number. Only the calling thread changes, which is the
+    // only one of its process, or was made for it.
     check(unsafe { libc::syscall(libc::SYS_setns, namespace.as_raw_fd(), flag) }).map(drop)
 }
 
