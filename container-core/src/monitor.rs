@@ -17,9 +17,10 @@ use rustix::process::{self, Signal, WaitId, WaitIdOptions};
 
 use crate::container::{ExitStatus, Supervision};
 use crate::launcher::protocol::{Event, Job, tell};
-use crate::plan::child::Prepared;
+use crate::plan::child::{Fault, Prepared};
 use crate::plan::step::Slot;
-use crate::plan::{IdMaps, Plan, Word};
+use crate::plan::tree::open_tree;
+use crate::plan::{IdMaps, MappedTree, Plan, Word};
 use crate::state::{self, ExitRecord, InitRecord};
 use crate::sys::{self, Cloned, SingleThreaded};
 use crate::userns;
@@ -174,7 +175,9 @@ fn clone_init(alone: SingleThreaded, plan: &Plan, slots: &[OwnedFd]) -> Result<I
         // Inherited by the process, until the cgroups that it enters have others.
         sys::sched_setaffinity(processors).doing("set the initial processors")?;
     }
-    let prepared = Prepared::new(plan, slots);
+    let mapped = plan.mapped.iter().map(|tree| map_tree(alone, tree));
+    let mapped = mapped.collect::<Result<Vec<_>, _>>()?;
+    let prepared = Prepared::new(plan, slots, &mapped);
     let cloned = match plan.born_in.as_slice() {
         [] => sys::clone3(alone, plan.flags, cgroup).doing("clone the process")?,
         places => clone_in(alone, plan, cgroup, || {
@@ -287,35 +290,63 @@ fn adjust_oom_score(plan: &Plan, process: &str) -> Result<(), Errno> {
     .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
+/// Opens a tree of the host and maps its ids.
+///
+/// The kernel takes the map from a user namespace. The only way to get one is a process that is born
+/// into it: it ends at once, when the namespace is held.
+fn map_tree(alone: SingleThreaded, mapped: &MappedTree) -> Result<OwnedFd, Failure> {
+    let (pid, born) = match sys::clone3(alone, sys::CLONE_NEWUSER, None).doing("fork")? {
+        Cloned::Parent { pid, pidfd } => (pid, pidfd),
+        Cloned::Child => loop {
+            // Until it is killed.
+            let _ = poll(&mut [], None);
+        },
+    };
+    let opened = write_maps(pid, &mapped.maps).and_then(|()| {
+        let path = format!("/proc/{pid}/ns/user");
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        rustix::fs::openat(CWD, path, flags, Mode::empty()).doing("open a user namespace")
+    });
+    let _ = process::pidfd_send_signal(&born, Signal::KILL);
+    wait(&born)?;
+    let namespace = opened?;
+    let failed = |fault: Fault| Failure {
+        doing: "open the source of a mount with mapped ids".into(),
+        errno: fault.errno,
+    };
+    let tree = open_tree(&mapped.tree).map_err(failed)?;
+    sys::map_ids(tree.as_fd(), mapped.recursive, namespace.as_fd())
+        .doing("map the ids of a mount")?;
+    Ok(tree)
+}
+
 /// What only the parent may do to the new process.
 fn prepare_from_outside(plan: &Plan, pid: i32) -> Result<(), Failure> {
-    let write = |file: &str, content: &str| fs::write(format!("/proc/{pid}/{file}"), content);
     if plan.born_in.is_empty() {
         adjust_oom_score(plan, &pid.to_string()).doing("adjust the out-of-memory score")?;
     }
-    if let Some(IdMaps {
-        uid,
-        gid,
-        deny_setgroups,
-        by_programs,
-    }) = &plan.id_maps
-    {
-        if *by_programs {
-            for (program, map) in [("newuidmap", uid), ("newgidmap", gid)] {
-                userns::write_by_program(program, pid, map).map_err(|said| Failure {
-                    doing: format!("map ids with {program}: {said}").into(),
-                    errno: Errno::PERM,
-                })?;
-            }
-            return Ok(());
-        }
-        if *deny_setgroups {
-            write("setgroups", "deny").doing("give up setgroups")?;
-        }
-        write("uid_map", uid).doing("map user ids")?;
-        write("gid_map", gid).doing("map group ids")?;
+    match &plan.id_maps {
+        Some(maps) => write_maps(pid, maps),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+fn write_maps(pid: i32, maps: &IdMaps) -> Result<(), Failure> {
+    let write = |file: &str, content: &str| fs::write(format!("/proc/{pid}/{file}"), content);
+    if maps.by_programs {
+        for (program, map) in [("newuidmap", &maps.uid), ("newgidmap", &maps.gid)] {
+            userns::write_by_program(program, pid, map).map_err(|said| Failure {
+                doing: format!("map ids with {program}: {said}").into(),
+                errno: Errno::PERM,
+            })?;
+        }
+        return Ok(());
+    }
+    if maps.deny_setgroups {
+        write("setgroups", "deny").doing("give up setgroups")?;
+    }
+    write("uid_map", &maps.uid).doing("map user ids")?;
+    write("gid_map", &maps.gid).doing("map group ids")
 }
 
 /// Records the process and hands it to the embedder.
@@ -491,6 +522,8 @@ mod tests {
             affinity: None,
             oom_score_adj: Some(-3),
             slots: vec![SlotKind::Start],
+            mapped: Vec::new(),
+            kept: 0,
             steps: Vec::new(),
         };
         let job = Job {

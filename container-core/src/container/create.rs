@@ -1,8 +1,10 @@
 //! The creation of a container, and what it shares with the execution of a process in one.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use oci_spec::runtime::Spec;
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags};
@@ -68,7 +70,10 @@ impl Launcher {
             init: options.init,
             disowned,
             descriptors: numbers(&options.descriptors),
-            cgroups: entry(&join)?,
+            cgroups: CgroupEntry {
+                own: cgroup.map(own_groups).unwrap_or_default(),
+                ..entry(&join)?
+            },
             ..PlanOptions::default()
         };
         let plan = Plan::compile(spec, &options.bundle, &plan_options)?;
@@ -198,7 +203,16 @@ pub(super) fn entry(join: &Join) -> Result<CgroupEntry> {
         joins: join.procs.len(),
         into: join.into.is_some(),
         hierarchies: crate::cgroup::hierarchies()?,
+        own: BTreeMap::new(),
     })
+}
+
+/// The directories of a group, by controller.
+fn own_groups(cgroup: &Cgroup) -> BTreeMap<String, PathBuf> {
+    let directories = cgroup.directories().into_iter();
+    directories
+        .map(|(controller, path)| (controller.to_owned(), path.to_owned()))
+        .collect()
 }
 
 pub(super) fn numbers(descriptors: &[(OwnedFd, u32)]) -> Vec<u32> {

@@ -5,10 +5,12 @@ use std::fmt::{self, Display, Formatter};
 
 use rustix::mount::MountAttrFlags as Attr;
 
-use super::Plan;
+use super::mounts::NOSYMFOLLOW;
 use super::step::{
-    Attributes, Device, Keep, MountSource, Place, SecurityModule, Slot, SlotKind, Step,
+    Attributes, CgroupSource, CgroupView, Device, Keep, MountSource, Parameter, Place, Propagation,
+    Refused, SecurityModule, Slot, SlotKind, Step, Tree, Under,
 };
+use super::{MappedTree, Plan};
 use crate::capability;
 
 /// The namespaces of the `CLONE_*` flags, in the order in which they are printed.
@@ -51,6 +53,19 @@ impl Display for Plan {
         }
         if let Some(adjustment) = self.oom_score_adj {
             writeln!(f, "adjust the out-of-memory score by {adjustment}")?;
+        }
+        for (number, mapped) in self.mapped.iter().enumerate() {
+            let MappedTree {
+                tree,
+                maps,
+                recursive,
+            } = mapped;
+            let all = if *recursive { "all " } else { "" };
+            let (uid, gid) = (one_line(&maps.uid), one_line(&maps.gid));
+            writeln!(
+                f,
+                "copy {tree} as mapped tree {number}, map {all}users {uid}, groups {gid}"
+            )?;
         }
         for step in &self.steps {
             match step {
@@ -116,28 +131,56 @@ impl Display for Step {
             Self::RaiseLoopback => f.write_str("bring up the loopback interface"),
             Self::SetHostname(name) => write!(f, "set hostname {name:?}"),
             Self::SetDomainname(name) => write!(f, "set domainname {name:?}"),
-            Self::Detach { slave: false } => f.write_str("make all mounts private"),
-            Self::Detach { slave: true } => f.write_str("make all mounts slaves"),
+            Self::Detach => f.write_str("make all mounts private"),
             Self::ChangeHostDirectory(path) => write!(f, "change to host directory {path:?}"),
-            Self::MountRoot { source, over } => write!(f, "mount root {source} over {over:?}"),
+            Self::OpenTree { tree, keep } => write!(f, "copy {tree} as tree {}", keep.0),
+            Self::MountRoot {
+                source,
+                over,
+                attributes,
+            } => write!(f, "mount root {source} over {over:?}{attributes}"),
             Self::Mount {
                 source,
                 target,
                 attributes,
+                refused,
                 ..
             } => {
-                write!(f, "mount {source} on {}{attributes}", Inside(target))
+                write!(f, "mount {source} on {}{attributes}", Inside(target))?;
+                match refused {
+                    Refused::Fail => Ok(()),
+                    Refused::Skip => f.write_str(", if that is permitted"),
+                    Refused::Bind(tree) => write!(f, ", or else {tree}"),
+                }
             }
+            Self::Remount {
+                target,
+                parameters,
+                attributes,
+            } => {
+                write!(f, "remount {}{attributes}", Inside(target))?;
+                write_parameters(f, parameters.as_deref().unwrap_or_default())
+            }
+            Self::MountCgroups {
+                target,
+                attributes,
+                views,
+                ..
+            } => {
+                write!(f, "mount control groups on {}", Inside(target))?;
+                write_attributes(f, u64::from(*attributes), "")?;
+                views.iter().try_for_each(|view| write!(f, ", {view}"))
+            }
+            Self::Finish { mount } => write!(f, "make read-only {}", Kept(*mount)),
             Self::MakeDevice(device) => device.fmt(f),
-            Self::MakeSymlink { target, path } => {
-                write!(f, "link {} to {target:?}", Inside(path))
-            }
+            Self::MakeSymlink { target, place } => write!(f, "link {place} to {target:?}"),
             Self::WriteSysctl { name, value } => {
                 write!(f, "write {value:?} to /proc/{}", text(name))
             }
             Self::Mask(place) => write!(f, "mask {place}"),
             Self::MakeReadOnly(place) => write!(f, "make read-only {place}"),
             Self::LookUpUser { user, .. } => write!(f, "look up user {user:?}"),
+            Self::SetRootPropagation(propagation) => write!(f, "make the root{propagation}"),
             Self::PivotRoot => f.write_str("pivot into the root, drop the host's tree"),
             Self::MakeRootReadOnly => f.write_str("make the root read-only"),
             Self::SetLimit {
@@ -250,26 +293,62 @@ impl Display for MountSource {
                 kind,
                 parameters,
                 attributes,
+                under,
             } => {
                 f.write_str(&text(kind))?;
                 write_attributes(f, u64::from(*attributes), "")?;
-                for (key, value) in parameters {
-                    write!(f, " {}", text(key))?;
-                    if let Some(value) = value {
-                        write!(f, "={}", text(value))?;
-                    }
-                }
-                Ok(())
+                let named_so = |(key, value): &Parameter| {
+                    key.as_c_str() == c"source" && value.as_ref() == Some(kind)
+                };
+                // Most are named after what they are.
+                let unsaid = usize::from(parameters.first().is_some_and(named_so));
+                write_parameters(f, parameters.get(unsaid..).unwrap_or_default())?;
+                f.write_str(match under {
+                    Under::Nothing => "",
+                    Under::Mode => " with the mode of what it covers",
+                    Under::Content => " with a copy of what it covers",
+                })
             }
-            Self::Classic { kind, data, .. } => write!(f, "{} {}", text(kind), text(data)),
-            Self::Bind {
-                path,
-                recursive: false,
-            } => write!(f, "bind {path:?}"),
-            Self::Bind {
-                path,
-                recursive: true,
-            } => write!(f, "rbind {path:?}"),
+            Self::Classic {
+                kind, source, data, ..
+            } => {
+                let source = if source == kind { c"none" } else { source };
+                match source == c"none" {
+                    true => write!(f, "{} {}", text(kind), text(data)),
+                    false => write!(f, "{} of {source:?} {}", text(kind), text(data)),
+                }
+            }
+            Self::Bind(tree) => tree.fmt(f),
+            Self::Kept(keep) => write!(f, "tree {}", keep.0),
+            Self::Mapped(number) => write!(f, "mapped tree {number}"),
+        }
+    }
+}
+
+impl Display for Tree {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self {
+            path, recursive, ..
+        } = self;
+        match (self.copy_link, recursive) {
+            (false, false) => write!(f, "bind {path:?}"),
+            (false, true) => write!(f, "rbind {path:?}"),
+            (true, _) => write!(f, "link or bind {path:?}"),
+        }
+    }
+}
+
+impl Display for CgroupView {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match &self.source {
+            CgroupSource::Mount { kind, options } => {
+                write!(f, "{} {}", text(kind), text(&self.name))?;
+                match options == &self.name || options.is_empty() {
+                    true => Ok(()),
+                    false => write!(f, " ({})", text(options)),
+                }
+            }
+            CgroupSource::Own(path) => write!(f, "{path:?} {}", text(&self.name)),
         }
     }
 }
@@ -278,18 +357,19 @@ impl Display for Attributes {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write_attributes(f, self.set, "")?;
         write_attributes(f, self.set_recursively, "r")?;
-        let kind = match self.propagation {
-            0 => return Ok(()),
+        self.propagation.iter().try_for_each(|it| it.fmt(f))
+    }
+}
+
+impl Display for Propagation {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
             libc::MS_SHARED => "shared",
             libc::MS_SLAVE => "slave",
             libc::MS_UNBINDABLE => "unbindable",
             _ => "private",
         };
-        write!(
-            f,
-            " {}{kind}",
-            if self.propagation_recursive { "r" } else { "" }
-        )
+        write!(f, " {}{kind}", if self.recursive { "r" } else { "" })
     }
 }
 
@@ -318,13 +398,25 @@ impl Display for Device {
 
 impl Display for Place {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let base = match self.below {
-            Some(Keep::Proc) => "/proc",
-            Some(Keep::Sys) => "/sys",
-            Some(Keep::Dev) => "/dev",
-            None => "",
-        };
-        write!(f, "{base}/{}", text(&self.path))
+        let path = text(&self.path);
+        match self.below {
+            Some(keep) => write!(f, "{}/{path}", Kept(keep)),
+            None => write!(f, "/{path}"),
+        }
+    }
+}
+
+/// A mount that steps refer to.
+struct Kept(Keep);
+
+impl Display for Kept {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Keep::PROC => f.write_str("/proc"),
+            Keep::SYS => f.write_str("/sys"),
+            Keep::DEV => f.write_str("/dev"),
+            Keep(number) => write!(f, "tree {number}"),
+        }
     }
 }
 
@@ -338,11 +430,15 @@ impl Display for Inside<'_> {
 }
 
 fn write_attributes(f: &mut Formatter<'_>, set: u64, prefix: &str) -> fmt::Result {
-    const NAMES: [(Attr, &str); 4] = [
+    const NAMES: [(Attr, &str); 8] = [
         (Attr::MOUNT_ATTR_RDONLY, "ro"),
         (Attr::MOUNT_ATTR_NOSUID, "nosuid"),
         (Attr::MOUNT_ATTR_NODEV, "nodev"),
         (Attr::MOUNT_ATTR_NOEXEC, "noexec"),
+        (NOSYMFOLLOW, "nosymfollow"),
+        (Attr::MOUNT_ATTR_NOATIME, "noatime"),
+        (Attr::MOUNT_ATTR_STRICTATIME, "strictatime"),
+        (Attr::MOUNT_ATTR_NODIRATIME, "nodiratime"),
     ];
     for (flag, name) in NAMES {
         if set & u64::from(flag.bits()) != 0 {
@@ -350,6 +446,13 @@ fn write_attributes(f: &mut Formatter<'_>, set: u64, prefix: &str) -> fmt::Resul
         }
     }
     Ok(())
+}
+
+fn write_parameters(f: &mut Formatter<'_>, parameters: &[Parameter]) -> fmt::Result {
+    parameters.iter().try_for_each(|(key, value)| match value {
+        Some(value) => write!(f, " {}={}", text(key), text(value)),
+        None => write!(f, " {}", text(key)),
+    })
 }
 
 fn text(bytes: &CStr) -> String {

@@ -11,15 +11,16 @@ mod mounts;
 mod namespaces;
 mod place;
 pub(crate) mod step;
-mod tree;
+pub(crate) mod tree;
 
+use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Mount, Process, Spec};
 use serde::{Deserialize, Serialize};
 
-use self::step::{Call, SecurityModule, SlotKind, Step};
+use self::step::{Call, SecurityModule, SlotKind, Step, Tree};
 use crate::feature::Features;
 use crate::state::Confinement;
 use crate::{Error, ErrorKind, Result};
@@ -39,6 +40,10 @@ pub struct Plan {
     pub(crate) oom_score_adj: Option<i32>,
     /// The descriptors that travel with the plan.
     pub(crate) slots: Vec<SlotKind>,
+    /// The trees that the monitor opens, as only it may map their ids.
+    pub(crate) mapped: Vec<MappedTree>,
+    /// How many mounts steps refer to by number.
+    pub(crate) kept: u16,
     pub(crate) steps: Vec<Step>,
 }
 
@@ -62,13 +67,22 @@ pub(crate) struct IdMaps {
     pub(crate) by_programs: bool,
 }
 
+/// A tree of the host whose ids are mapped before it is mounted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MappedTree {
+    pub(crate) tree: Tree,
+    pub(crate) maps: IdMaps,
+    /// Of all mounts below, too.
+    pub(crate) recursive: bool,
+}
+
 /// What a plan depends on beside the [`Spec`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct PlanOptions {
     /// The mounts that make up the root file system, before those of the spec; empty: the directory
-    /// `root.path` of the spec itself. Overlay mounts name each lower directory by an option
-    /// `lowerdir+=`, topmost first.
+    /// `root.path` of the spec itself. The first is the root, the destinations of all others are below
+    /// it. Overlay mounts name each lower directory by an option `lowerdir+=`, topmost first.
     pub root_mounts: Vec<Mount>,
     /// `USER[:GROUP]` by name or number, looked up in the root file system's `/etc/passwd` and
     /// `/etc/group`; wins over `process.user` of the spec.
@@ -102,6 +116,9 @@ pub struct CgroupEntry {
     pub into: bool,
     /// The hierarchies that a mount of type `cgroup` consists of.
     pub hierarchies: Vec<Hierarchy>,
+    /// The directories of the groups that the process enters, by controller; the unified hierarchy's by
+    /// the empty name. Without a cgroup namespace a mount of type `cgroup` consists of these.
+    pub own: BTreeMap<String, PathBuf>,
 }
 
 /// One cgroup hierarchy.
@@ -242,6 +259,11 @@ impl Step {
         let source = io::Error::from_raw_os_error(errno);
         let error = Error::os(Call::name_of(call), source).context(self.to_string());
         match self {
+            Self::Mount { .. } | Self::OpenTree { .. } | Self::MountRoot { .. }
+                if call == Call::OpenTree as u8 && errno == libc::ENOENT =>
+            {
+                error.with_code("MountSourceNotFound")
+            }
             Self::Execute(_) | Self::CheckProgram(_) if errno == libc::ENOENT => {
                 error.with_code("CommandNotFound")
             }

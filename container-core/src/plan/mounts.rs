@@ -7,10 +7,31 @@ use std::path::{Component, Path, PathBuf};
 use oci_spec::runtime::Mount;
 use rustix::mount::MountAttrFlags as Attr;
 
-use super::compile::{c_string, unsupported};
-use super::step::{Attributes, MountSource};
+use super::compile::c_string;
+use super::step::{Attributes, MountSource, Parameter, Propagation, Tree, Under};
 use crate::feature::Features;
 use crate::{Error, Result};
+
+/// `MOUNT_ATTR_NOSYMFOLLOW` of `linux/mount.h` (Linux 5.14), which rustix does not name.
+pub(super) const NOSYMFOLLOW: Attr = Attr::from_bits_retain(0x20_0000);
+
+/// The longest value that `fsconfig(2)` takes, without its end.
+const LONGEST_VALUE: usize = 255;
+
+/// File systems that are read-only by their mount alone: they have no device to leave untouched, and
+/// some are shared with the host.
+const READ_ONLY_BY_MOUNT: [&str; 9] = [
+    "proc", "sysfs", "tmpfs", "ramfs", "devpts", "mqueue", "cgroup", "cgroup2", "overlay",
+];
+
+/// Options of a whole file system: what turns each on and off (nothing: it only says what is so
+/// anyway), and its flag for `mount(2)`.
+const OF_FILE_SYSTEM: [(&str, &str, libc::c_ulong); 4] = [
+    ("sync", "async", libc::MS_SYNCHRONOUS),
+    ("dirsync", "", libc::MS_DIRSYNC),
+    ("lazytime", "nolazytime", libc::MS_LAZYTIME),
+    ("mand", "nomand", libc::MS_MANDLOCK),
+];
 
 /// The options of a mount, sorted by what they steer.
 #[derive(Debug, Default)]
@@ -18,6 +39,13 @@ pub(super) struct Options {
     pub(super) attributes: Attributes,
     pub(super) bind: bool,
     pub(super) recursive: bool,
+    pub(super) remount: bool,
+    /// Fills a new tmpfs with what it covers.
+    pub(super) copy_up: bool,
+    /// Copies a source that is a link.
+    pub(super) copy_link: bool,
+    /// Maps ids; `true`: of all mounts below, too.
+    pub(super) map_ids: Option<bool>,
     /// What is left for the file system itself.
     pub(super) parameters: Vec<(String, Option<String>)>,
 }
@@ -27,16 +55,16 @@ enum Effect {
     Attributes {
         set: Attr,
         clear: Attr,
-    },
-    Recursive {
-        set: Attr,
-        clear: Attr,
+        recursive: bool,
     },
     Bind {
         recursive: bool,
     },
-    Propagation {
-        kind: u64,
+    Propagation(Propagation),
+    Remount,
+    CopyUp,
+    CopyLink,
+    MapIds {
         recursive: bool,
     },
     /// Asks for what is so anyway.
@@ -44,21 +72,23 @@ enum Effect {
 }
 
 impl Options {
-    pub(super) fn parse(mount: &Mount) -> Result<Self> {
+    pub(super) fn parse(mount: &Mount) -> Self {
         let mut options = Self::default();
         for option in mount.options().iter().flatten() {
-            options.add(option, mount)?;
+            options.add(option);
         }
-        Ok(options)
+        options
     }
 
-    fn add(&mut self, option: &str, mount: &Mount) -> Result<()> {
+    fn add(&mut self, option: &str) {
         let attributes = &mut self.attributes;
         match effect(option) {
-            Some(Effect::Attributes { set, clear }) => {
-                turn(&mut attributes.set, &mut attributes.clear, set, clear);
-            }
-            Some(Effect::Recursive { set, clear }) => turn(
+            Some(Effect::Attributes {
+                set,
+                clear,
+                recursive: false,
+            }) => turn(&mut attributes.set, &mut attributes.clear, set, clear),
+            Some(Effect::Attributes { set, clear, .. }) => turn(
                 &mut attributes.set_recursively,
                 &mut attributes.clear_recursively,
                 set,
@@ -68,21 +98,50 @@ impl Options {
                 self.bind = true;
                 self.recursive |= recursive;
             }
-            Some(Effect::Propagation { kind, recursive }) => {
-                attributes.propagation = kind;
-                attributes.propagation_recursive = recursive;
+            Some(Effect::Propagation(propagation)) => attributes.propagation.push(propagation),
+            Some(Effect::Remount) => self.remount = true,
+            Some(Effect::CopyUp) => self.copy_up = true,
+            Some(Effect::CopyLink) => self.copy_link = true,
+            Some(Effect::MapIds { recursive }) => {
+                self.map_ids = Some(recursive || self.map_ids == Some(true));
             }
             Some(Effect::Nothing) => {}
-            None if matches!(option, "tmpcopyup" | "idmap" | "ridmap") => {
-                let what = format!("mount option {option} of {:?}", mount.destination());
-                return Err(unsupported(&what));
-            }
             None => self.parameters.push(match option.split_once('=') {
                 Some((key, value)) => (key.into(), Some(value.into())),
                 None => (option.into(), None),
             }),
         }
-        Ok(())
+    }
+
+    /// Whether the mount is to get the later mounts of the host, or to give it its own.
+    pub(super) fn propagates(&self) -> bool {
+        let with_others = |it: &Propagation| matches!(it.kind, libc::MS_SHARED | libc::MS_SLAVE);
+        self.attributes.propagation.iter().any(with_others)
+    }
+
+    /// Whether it asks for what only a mount of the spec can have.
+    pub(super) fn is_special(&self) -> bool {
+        self.remount || self.copy_up || self.copy_link || self.map_ids.is_some()
+    }
+
+    pub(super) fn has(&self, parameter: &str) -> bool {
+        self.parameters.iter().any(|(key, _)| key == parameter)
+    }
+
+    /// The first parameter that only a file system of one's own can have.
+    pub(super) fn file_systems_own(&self) -> Option<&str> {
+        let is_default = |key: &str| OF_FILE_SYSTEM.iter().any(|(_, off, _)| *off == key);
+        let mut keys = self.parameters.iter().map(|(key, _)| key.as_str());
+        keys.find(|key| !is_default(key))
+    }
+
+    /// Takes the parameters, as a file system is given them.
+    pub(super) fn take_parameters(&mut self) -> Result<Vec<Parameter>> {
+        let option = |text: String| c_string("mount option", text);
+        let parameters = self.parameters.drain(..);
+        parameters
+            .map(|(key, value)| Ok((option(key)?, value.map(option).transpose()?)))
+            .collect()
     }
 }
 
@@ -95,102 +154,251 @@ fn turn(all_set: &mut u64, all_clear: &mut u64, set: Attr, clear: Attr) {
 
 /// What a generic mount option does; `None` for one that is the file system's.
 ///
-/// The `r…` forms of runtime-spec 1.1 act on all mounts below, too.
+/// # References
+/// runtime-spec `config.md`, "Linux mount options".
 fn effect(option: &str) -> Option<Effect> {
-    const NONE: Attr = Attr::empty();
-    const ATIME: Attr = Attr::MOUNT_ATTR__ATIME;
-    let set = |set| Some(Effect::Attributes { set, clear: NONE });
-    let clear = |clear| Some(Effect::Attributes { set: NONE, clear });
-    let all = |set| Some(Effect::Recursive { set, clear: NONE });
-    let none = |clear| Some(Effect::Recursive { set: NONE, clear });
-    let spread = |kind: libc::c_ulong, recursive| Some(Effect::Propagation { kind, recursive });
-    match option {
-        "defaults" | "loud" | "nomand" | "async" | "dirsync" | "norelatime" => {
-            Some(Effect::Nothing)
-        }
-        "bind" => Some(Effect::Bind { recursive: false }),
-        "rbind" => Some(Effect::Bind { recursive: true }),
-        "ro" => set(Attr::MOUNT_ATTR_RDONLY),
-        "rw" => clear(Attr::MOUNT_ATTR_RDONLY),
-        "nosuid" => set(Attr::MOUNT_ATTR_NOSUID),
-        "suid" => clear(Attr::MOUNT_ATTR_NOSUID),
-        "nodev" => set(Attr::MOUNT_ATTR_NODEV),
-        "dev" => clear(Attr::MOUNT_ATTR_NODEV),
-        "noexec" => set(Attr::MOUNT_ATTR_NOEXEC),
-        "exec" => clear(Attr::MOUNT_ATTR_NOEXEC),
-        "nodiratime" => set(Attr::MOUNT_ATTR_NODIRATIME),
-        "diratime" => clear(Attr::MOUNT_ATTR_NODIRATIME),
-        // One of these is always in force; asking for one means replacing the one that is.
-        "noatime" => Some(Effect::Attributes {
-            set: Attr::MOUNT_ATTR_NOATIME,
-            clear: ATIME,
+    Some(match option {
+        "bind" => Effect::Bind { recursive: false },
+        "rbind" => Effect::Bind { recursive: true },
+        "remount" => Effect::Remount,
+        "tmpcopyup" => Effect::CopyUp,
+        "copy-symlink" => Effect::CopyLink,
+        "idmap" => Effect::MapIds { recursive: false },
+        "ridmap" => Effect::MapIds { recursive: true },
+        // The kernel prints less, or counts versions of inodes, whatever it is told here.
+        "defaults" | "loud" | "silent" | "iversion" | "noiversion" => Effect::Nothing,
+        // Notes for programs that read the list of options, which the kernel is not told
+        // (`mount(8)`).
+        _ if option.starts_with("x-") || option.starts_with("X-") => Effect::Nothing,
+        _ => match option.strip_prefix('r') {
+            // The forms that act on all mounts below, too; `ro`, `rw` and `relatime` are none.
+            Some(plain) if !matches!(plain, "o" | "w" | "elatime") => {
+                recursive(plain).or_else(|| plain_effect(option))?
+            }
+            _ => plain_effect(option)?,
+        },
+    })
+}
+
+fn recursive(plain: &str) -> Option<Effect> {
+    match plain_effect(plain)? {
+        Effect::Attributes { set, clear, .. } => Some(Effect::Attributes {
+            set,
+            clear,
+            recursive: true,
         }),
-        "strictatime" => Some(Effect::Attributes {
-            set: Attr::MOUNT_ATTR_STRICTATIME,
-            clear: ATIME,
-        }),
-        "relatime" | "atime" | "nostrictatime" => Some(Effect::Attributes {
-            set: NONE,
-            clear: ATIME,
-        }),
-        "rro" => all(Attr::MOUNT_ATTR_RDONLY),
-        "rrw" => none(Attr::MOUNT_ATTR_RDONLY),
-        "rnosuid" => all(Attr::MOUNT_ATTR_NOSUID),
-        "rsuid" => none(Attr::MOUNT_ATTR_NOSUID),
-        "rnodev" => all(Attr::MOUNT_ATTR_NODEV),
-        "rdev" => none(Attr::MOUNT_ATTR_NODEV),
-        "rnoexec" => all(Attr::MOUNT_ATTR_NOEXEC),
-        "rexec" => none(Attr::MOUNT_ATTR_NOEXEC),
-        "private" => spread(libc::MS_PRIVATE, false),
-        "rprivate" => spread(libc::MS_PRIVATE, true),
-        "slave" => spread(libc::MS_SLAVE, false),
-        "rslave" => spread(libc::MS_SLAVE, true),
-        "shared" => spread(libc::MS_SHARED, false),
-        "rshared" => spread(libc::MS_SHARED, true),
-        "unbindable" => spread(libc::MS_UNBINDABLE, false),
-        "runbindable" => spread(libc::MS_UNBINDABLE, true),
+        Effect::Propagation(Propagation { kind, .. }) => Some(Effect::Propagation(Propagation {
+            kind,
+            recursive: true,
+        })),
         _ => None,
     }
 }
 
-/// Turns the attributes of a new file system into those that `fsmount` takes, which has no others.
-pub(super) fn new_source(kind: &str, options: &mut Options) -> Result<MountSource> {
-    let mut parameters = Vec::new();
-    for (key, value) in options.parameters.drain(..) {
-        let value = value
-            .map(|value| c_string("mount option", value))
-            .transpose()?;
-        parameters.push((c_string("mount option", key)?, value));
-    }
-    let set = options.attributes.set;
-    // A fresh mount has no attributes to clear.
-    options.attributes.set = 0;
-    options.attributes.clear = 0;
-    Ok(MountSource::New {
-        kind: c_string("mount type", kind)?,
-        parameters,
-        attributes: u32::try_from(set).unwrap_or(u32::MAX),
+/// The effect of an option that has a recursive form.
+fn plain_effect(option: &str) -> Option<Effect> {
+    // One of these is always in force; asking for one means replacing the one that is.
+    const ATIME: Attr = Attr::MOUNT_ATTR__ATIME;
+    const NONE: Attr = Attr::empty();
+    let (set, clear) = match option {
+        "ro" => (Attr::MOUNT_ATTR_RDONLY, NONE),
+        "rw" => (NONE, Attr::MOUNT_ATTR_RDONLY),
+        "nosuid" => (Attr::MOUNT_ATTR_NOSUID, NONE),
+        "suid" => (NONE, Attr::MOUNT_ATTR_NOSUID),
+        "nodev" => (Attr::MOUNT_ATTR_NODEV, NONE),
+        "dev" => (NONE, Attr::MOUNT_ATTR_NODEV),
+        "noexec" => (Attr::MOUNT_ATTR_NOEXEC, NONE),
+        "exec" => (NONE, Attr::MOUNT_ATTR_NOEXEC),
+        "nosymfollow" => (NOSYMFOLLOW, NONE),
+        "symfollow" => (NONE, NOSYMFOLLOW),
+        "nodiratime" => (Attr::MOUNT_ATTR_NODIRATIME, NONE),
+        "diratime" => (NONE, Attr::MOUNT_ATTR_NODIRATIME),
+        "noatime" => (Attr::MOUNT_ATTR_NOATIME, ATIME),
+        "strictatime" => (Attr::MOUNT_ATTR_STRICTATIME, ATIME),
+        "relatime" | "norelatime" | "atime" | "nostrictatime" => (NONE, ATIME),
+        _ => {
+            let kind = match option {
+                "private" => libc::MS_PRIVATE,
+                "slave" => libc::MS_SLAVE,
+                "shared" => libc::MS_SHARED,
+                "unbindable" => libc::MS_UNBINDABLE,
+                _ => return None,
+            };
+            return Some(Effect::Propagation(Propagation {
+                kind,
+                recursive: false,
+            }));
+        }
+    };
+    Some(Effect::Attributes {
+        set,
+        clear,
+        recursive: false,
     })
 }
 
+/// A propagation by its name, as the options and `linux.rootfsPropagation` have it.
+pub(super) fn propagation(name: &str) -> Option<Propagation> {
+    match effect(name) {
+        Some(Effect::Propagation(propagation)) => Some(propagation),
+        _ => None,
+    }
+}
+
+/// A new file system with these options, which are used up but for what it is given when it is
+/// mounted.
+pub(super) fn new_source(
+    kind: &str,
+    source: Option<&Path>,
+    options: &mut Options,
+    features: Features,
+) -> Result<MountSource> {
+    let read_only = u64::from(Attr::MOUNT_ATTR_RDONLY.bits());
+    if options.attributes.set & read_only != 0 && !READ_ONLY_BY_MOUNT.contains(&kind) {
+        options.parameters.push(("ro".into(), None));
+    }
+    let source = source
+        .filter(|source| !source.as_os_str().is_empty())
+        .map(|source| c_string("mount source", source.as_os_str().to_owned()))
+        .transpose()?;
+    if kind == "overlay" && features.overlay_append {
+        split_lower(&mut options.parameters);
+    }
+    let set = u32::try_from(std::mem::take(&mut options.attributes.set)).unwrap_or(u32::MAX);
+    // A fresh mount has no attributes to clear.
+    options.attributes.clear = 0;
+    let is_long = |value: &[u8]| value.len() > LONGEST_VALUE;
+    let mut values = options.parameters.iter().flat_map(|(_, value)| value);
+    if values.any(|value| is_long(value.as_bytes()))
+        || source.as_ref().is_some_and(|it| is_long(it.to_bytes()))
+        || kind == "overlay" && !features.overlay_append && options.has("lowerdir+")
+    {
+        return classic_source(kind, source, options, set);
+    }
+    let under = match kind {
+        "tmpfs" if options.copy_up => Under::Content,
+        "tmpfs" if !options.has("mode") => Under::Mode,
+        _ => Under::Nothing,
+    };
+    let mut parameters = options.take_parameters()?;
+    if let Some(source) = source {
+        parameters.insert(0, (c"source".into(), Some(source)));
+    }
+    Ok(MountSource::New {
+        kind: c_string("mount type", kind)?,
+        parameters,
+        attributes: set,
+        under,
+    })
+}
+
+/// A new file system by the old call, which takes all options as one string of at most a page.
+fn classic_source(
+    kind: &str,
+    source: Option<CString>,
+    options: &mut Options,
+    attributes: u32,
+) -> Result<MountSource> {
+    let mut lower = Vec::new();
+    let mut data = Vec::new();
+    let mut flags = classic_flags(attributes);
+    for (key, value) in options.parameters.drain(..) {
+        let flag = OF_FILE_SYSTEM.iter().find(|(on, _, _)| *on == key);
+        match (key.as_str(), value) {
+            ("lowerdir+", Some(value)) => lower.push(escape(&value, &['\\', ':', ','])),
+            // A list has its own escapes already.
+            ("lowerdir", Some(value)) => data.push(format!("lowerdir={value}")),
+            (_, Some(value)) => data.push(format!("{key}={}", escape(&value, &['\\', ',']))),
+            ("ro", None) => flags |= flag_of_mount(libc::MS_RDONLY),
+            (_, None) => match flag {
+                Some((_, _, flag)) => flags |= flag_of_mount(*flag),
+                None => data.push(key),
+            },
+        }
+    }
+    if !lower.is_empty() {
+        data.insert(0, format!("lowerdir={}", lower.join(":")));
+    }
+    Ok(MountSource::Classic {
+        kind: c_string("mount type", kind)?,
+        source: source.unwrap_or_else(|| c"none".into()),
+        data: c_string("mount option", data.join(","))?,
+        flags,
+    })
+}
+
+/// `MOUNT_ATTR_*` as the `MS_*` of `mount(2)`.
+pub(super) fn classic_flags(attributes: u32) -> u32 {
+    let pairs = [
+        (Attr::MOUNT_ATTR_RDONLY, libc::MS_RDONLY),
+        (Attr::MOUNT_ATTR_NOSUID, libc::MS_NOSUID),
+        (Attr::MOUNT_ATTR_NODEV, libc::MS_NODEV),
+        (Attr::MOUNT_ATTR_NOEXEC, libc::MS_NOEXEC),
+        (Attr::MOUNT_ATTR_NOATIME, libc::MS_NOATIME),
+        (Attr::MOUNT_ATTR_STRICTATIME, libc::MS_STRICTATIME),
+        (Attr::MOUNT_ATTR_NODIRATIME, libc::MS_NODIRATIME),
+        (NOSYMFOLLOW, libc::MS_NOSYMFOLLOW),
+    ];
+    let attributes = Attr::from_bits_retain(attributes);
+    let set = pairs.into_iter().filter(|(it, _)| attributes.contains(*it));
+    set.fold(0, |flags, (_, flag)| flags | flag_of_mount(flag))
+}
+
+/// All flags of `mount(2)` fit 32 bits, and are wider only on 64-bit hosts.
+fn flag_of_mount(flag: libc::c_ulong) -> u32 {
+    u32::try_from(flag).unwrap_or(0)
+}
+
+/// Names each directory of a long `lowerdir` list by itself: the list has no limit then.
+///
+/// One with directories for data alone (`::`) stays, as these have an option of another name.
+fn split_lower(parameters: &mut Vec<(String, Option<String>)>) {
+    let is_long = |(key, value): &(String, Option<String>)| {
+        key == "lowerdir"
+            && value
+                .as_ref()
+                .is_some_and(|value| value.len() > LONGEST_VALUE && !value.contains("::"))
+    };
+    let Some(at) = parameters.iter().position(is_long) else {
+        return;
+    };
+    let (_, list) = parameters.remove(at);
+    let mut directories = vec![String::new()];
+    let list = list.unwrap_or_default();
+    let mut characters = list.chars();
+    while let Some(character) = characters.next() {
+        match (character, directories.last_mut()) {
+            (':', _) => directories.push(String::new()),
+            ('\\', Some(directory)) => directory.extend(characters.next()),
+            (_, Some(directory)) => directory.push(character),
+            (_, None) => {}
+        }
+    }
+    let directories = directories.into_iter();
+    let appended = directories.map(|directory| ("lowerdir+".into(), Some(directory)));
+    parameters.splice(at..at, appended);
+}
+
 /// The source of a bind mount; relative ones are below `bundle`.
-pub(super) fn bind_source(mount: &Mount, bundle: &Path, recursive: bool) -> Result<MountSource> {
-    let Some(source) = mount.source() else {
+pub(super) fn bind_source(mount: &Mount, bundle: &Path, options: &Options) -> Result<Tree> {
+    let source = mount.source().as_deref();
+    let Some(source) = source.filter(|source| !source.as_os_str().is_empty()) else {
         let what = format!("bind mount at {:?} has no source", mount.destination());
         return Err(Error::invalid("InvalidMount", what));
     };
-    Ok(MountSource::Bind {
+    Ok(Tree {
         path: c_string("mount source", bundle.join(source).into_os_string())?,
-        recursive,
+        recursive: options.recursive,
+        copy_link: options.copy_link,
     })
 }
 
 /// The root mount of an overlay, and the directory that its lower directories are relative to.
 ///
 /// Old kernels take all lower directories in one string of at most a page, so they are named
-/// relative to their common parent, and through `mount(2)`, because a string of the mount API ends at
-/// 255 bytes.
+/// relative to their common parent.
 pub(super) fn overlay_source(
+    source: Option<&Path>,
     options: &mut Options,
     features: Features,
 ) -> Result<(Option<CString>, MountSource)> {
@@ -212,26 +420,7 @@ pub(super) fn overlay_source(
         }
     }
     let change = Some(c_string("lower directory", base.into_os_string())?);
-    if features.overlay_append {
-        return Ok((change, new_source("overlay", options)?));
-    }
-    let mut lower = Vec::new();
-    let mut data = Vec::new();
-    for (key, value) in options.parameters.drain(..) {
-        match (key.as_str(), value) {
-            ("lowerdir+", Some(value)) => lower.push(escape(&value, &['\\', ':', ','])),
-            (_, Some(value)) => data.push(format!("{key}={}", escape(&value, &['\\', ',']))),
-            (_, None) => data.push(key),
-        }
-    }
-    data.insert(0, format!("lowerdir={}", lower.join(":")));
-    let read_only = options.attributes.set & u64::from(Attr::MOUNT_ATTR_RDONLY.bits()) != 0;
-    let source = MountSource::Classic {
-        kind: c_string("mount type", "overlay")?,
-        data: c_string("mount option", data.join(","))?,
-        read_only,
-    };
-    Ok((change, source))
+    Ok((change, new_source("overlay", source, options, features)?))
 }
 
 fn escape(text: &str, special: &[char]) -> String {
@@ -285,7 +474,7 @@ mod tests {
     fn parse(options: &[&str]) -> Options {
         let mut mount = Mount::default();
         mount.set_options(Some(options.iter().map(ToString::to_string).collect()));
-        Options::parse(&mount).unwrap()
+        Options::parse(&mount)
     }
 
     #[test]
@@ -328,7 +517,7 @@ mod tests {
         ]);
         let mut old = Features::host();
         old.overlay_append = false;
-        let (change, source) = overlay_source(&mut options, old).unwrap();
+        let (change, source) = overlay_source(None, &mut options, old).unwrap();
         assert_eq!(change.unwrap().to_str().unwrap(), "/s/overlay");
         let MountSource::Classic { data, .. } = source else {
             panic!("an old kernel takes one string");

@@ -215,10 +215,7 @@ fn id_maps(linux: &Linux) -> Result<IdMaps> {
             let what = format!("linux.{field} does not map id 0 of the user namespace");
             return Err(Error::invalid("InvalidIdMap", what));
         }
-        let lines = maps
-            .iter()
-            .map(|map| format!("{} {} {}\n", map.container_id(), map.host_id(), map.size()));
-        Ok(lines.collect::<String>())
+        Ok(map_lines(maps))
     };
     let uid = lines("uidMappings", linux.uid_mappings())?;
     let gid = lines("gidMappings", linux.gid_mappings())?;
@@ -229,6 +226,13 @@ fn id_maps(linux: &Linux) -> Result<IdMaps> {
         deny_setgroups: !by_programs && !rustix::process::geteuid().is_root(),
         by_programs,
     })
+}
+
+/// Maps as lines of `/proc/PID/uid_map`.
+pub(super) fn map_lines(maps: &[LinuxIdMapping]) -> String {
+    let line =
+        |map: &LinuxIdMapping| format!("{} {} {}\n", map.container_id(), map.host_id(), map.size());
+    maps.iter().map(line).collect()
 }
 
 fn find(namespaces: &[LinuxNamespace], kind: LinuxNamespaceType) -> Option<&LinuxNamespace> {

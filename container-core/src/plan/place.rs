@@ -5,7 +5,7 @@
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{self, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -30,7 +30,7 @@ const MAX_LINKS: usize = 40;
 /// How often a resolution is repeated that raced with a rename.
 const RESOLVE_ATTEMPTS: usize = 16;
 
-const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+pub(super) const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// What is made where a path ends in nothing.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -75,12 +75,12 @@ pub(super) fn open_or_make(root: BorrowedFd<'_>, path: &CStr, make: Make) -> Wal
         }
         let mut buffer = [0; PATH_MAX];
         let (parent, name) = open_parent(root, path, &mut buffer)?;
-        if make_at(&parent, name, make)? {
+        if make_at(parent.as_fd(), name, make)? {
             return resolve(root, path, OFlags::PATH | OFlags::CLOEXEC, IN_ROOT);
         }
         let mut target = [MaybeUninit::uninit(); PATH_MAX];
         let directory = length - name.to_bytes().len();
-        match fs::readlinkat_raw(&parent, name, &mut target) {
+        match fs::readlinkat_raw(parent.as_fd(), name, &mut target) {
             Ok((target, _)) => length = follow(&mut followed, directory, target)?,
             // No link any more: somebody else is at work there.
             Err(Errno::INVAL | Errno::NOENT) => {}
@@ -91,7 +91,7 @@ pub(super) fn open_or_make(root: BorrowedFd<'_>, path: &CStr, make: Make) -> Wal
 }
 
 /// Makes `name` in `parent`; `false` if there is something of that name.
-fn make_at(parent: &OwnedFd, name: &CStr, make: Make) -> Walk<bool> {
+fn make_at(parent: BorrowedFd<'_>, name: &CStr, make: Make) -> Walk<bool> {
     let (result, call) = match make {
         Make::Directory => {
             let mode = Mode::from_raw_mode(0o755);
@@ -141,20 +141,35 @@ pub(super) fn open_or_make_plain(root: BorrowedFd<'_>, path: &CStr) -> Walk<Owne
     }
 }
 
+/// The directory that a path lies in.
+pub(super) enum Parent<'r> {
+    Root(BorrowedFd<'r>),
+    Below(OwnedFd),
+}
+
+impl AsFd for Parent<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Root(root) => *root,
+            Self::Below(directory) => directory.as_fd(),
+        }
+    }
+}
+
 /// Opens the directory that `path` lies in, making what is missing, and gives the last name.
 ///
 /// `path` is relative and ends in a name; what else may be in it is up to the kernel.
-pub(super) fn open_parent<'b>(
-    root: BorrowedFd<'_>,
+pub(super) fn open_parent<'r, 'b>(
+    root: BorrowedFd<'r>,
     path: &CStr,
     buffer: &'b mut [u8; PATH_MAX],
-) -> Walk<(OwnedFd, &'b CStr)> {
+) -> Walk<(Parent<'r>, &'b CStr)> {
     let bytes = path.to_bytes_with_nul();
     let Some(copy) = buffer.get_mut(..bytes.len()) else {
         return Err(Errno::NAMETOOLONG).at(Call::Open);
     };
     copy.copy_from_slice(bytes);
-    let mut parent = resolve(root, c".", DIRECTORY, IN_ROOT)?;
+    let mut parent = Parent::Root(root);
     let mut start = 0;
     for end in 0..bytes.len() {
         if copy[end] != b'/' {
@@ -164,17 +179,17 @@ pub(super) fn open_parent<'b>(
         // elsewhere in the root, so that descending name by name would end in another place.
         copy[end] = 0;
         let so_far = c_string(&copy[..=end])?;
-        parent = match resolve(root, so_far, DIRECTORY, IN_ROOT) {
+        parent = Parent::Below(match resolve(root, so_far, DIRECTORY, IN_ROOT) {
             Err(fault) if fault.errno == Errno::NOENT => {
                 let name = c_string(&copy[start..=end])?;
-                match fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
+                match fs::mkdirat(parent.as_fd(), name, Mode::from_raw_mode(0o755)) {
                     Ok(()) | Err(Errno::EXIST) => {}
                     Err(errno) => return Err(errno).at(Call::Mkdir),
                 }
                 resolve(root, so_far, DIRECTORY, IN_ROOT)?
             }
             result => result?,
-        };
+        });
         copy[end] = b'/';
         start = end + 1;
     }

@@ -77,15 +77,22 @@ pub(crate) enum Step {
     /// Cuts the copied mount tree off from the host's.
     ///
     /// Before the first mount, which would otherwise show up on the host.
-    Detach {
-        slave: bool,
-    },
+    Detach,
     /// Lower directories of the root are named relative to this one.
     ChangeHostDirectory(CString),
+    /// Copies a tree of the host while it still is a peer of the host's.
+    ///
+    /// Before [`Step::Detach`], for a mount that is to get the host's later mounts, or to give it its
+    /// own.
+    OpenTree {
+        tree: Tree,
+        keep: Keep,
+    },
     /// Mounts the root file system over `over`, an existing directory of the host.
     MountRoot {
         source: MountSource,
         over: CString,
+        attributes: Attributes,
     },
     /// Mounts below the root.
     Mount {
@@ -93,13 +100,32 @@ pub(crate) enum Step {
         target: CString,
         attributes: Attributes,
         keep: Option<Keep>,
-        /// The mount may be refused by this host, and does not protect anything.
-        optional: bool,
+        refused: Refused,
+    },
+    /// Changes a mount that is there already.
+    Remount {
+        target: CString,
+        /// For the file system itself, which all its mounts share.
+        parameters: Option<Vec<Parameter>>,
+        attributes: Attributes,
+    },
+    /// Mounts the cgroup hierarchies side by side on an own tmpfs.
+    MountCgroups {
+        target: CString,
+        parameters: Vec<Parameter>,
+        /// `MOUNT_ATTR_*` of each mount.
+        attributes: u32,
+        views: Vec<CgroupView>,
+        refused: Refused,
+    },
+    /// Makes a mount read-only that had to be writable until everything below it was mounted.
+    Finish {
+        mount: Keep,
     },
     MakeDevice(Device),
     MakeSymlink {
         target: CString,
-        path: CString,
+        place: Place,
     },
     /// Writes a kernel parameter through our own proc mount.
     WriteSysctl {
@@ -118,6 +144,8 @@ pub(crate) enum Step {
     },
     /// Makes the mounted root the root of the process and drops the host's tree.
     PivotRoot,
+    /// Sets what the root is to its copies; only now, as a shared root cannot be pivoted to.
+    SetRootPropagation(Propagation),
     MakeRootReadOnly,
     SetLimit {
         resource: i32,
@@ -203,28 +231,87 @@ pub(crate) enum Step {
     Execute(Program),
 }
 
+/// A parameter of a file system, with its value if it has one.
+pub(crate) type Parameter = (CString, Option<CString>);
+
 /// Where a mount comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum MountSource {
     /// A new instance of a file system.
     New {
         kind: CString,
-        parameters: Vec<(CString, Option<CString>)>,
+        parameters: Vec<Parameter>,
         /// `MOUNT_ATTR_*` of the new mount.
         attributes: u32,
+        under: Under,
     },
-    /// A new instance through `mount(2)`, for kernels whose mount API lacks something.
+    /// A new instance through `mount(2)`, for what the mount API lacks: long parameters.
     Classic {
         kind: CString,
+        source: CString,
         data: CString,
-        read_only: bool,
+        /// `MS_*`
+        flags: u32,
     },
     /// A tree of the host.
-    Bind { path: CString, recursive: bool },
+    Bind(Tree),
+    /// A tree of the host that an earlier step opened.
+    Kept(Keep),
+    /// A tree of the host that the monitor opened and mapped the ids of: its number in the plan.
+    Mapped(u16),
+}
+
+/// A tree of mounts of the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Tree {
+    pub(crate) path: CString,
+    /// With all mounts below it.
+    pub(crate) recursive: bool,
+    /// If it is a link, that is made anew, and nothing mounted.
+    pub(crate) copy_link: bool,
+}
+
+/// What a new file system takes over of the directory that it is mounted on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Under {
+    Nothing,
+    /// Its permissions.
+    Mode,
+    /// All that is in it, too.
+    Content,
+}
+
+/// What to do where the host refuses a new instance of a file system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Refused {
+    Fail,
+    /// The mount does not protect anything.
+    Skip,
+    /// Takes the host's, which shows no more than the process's namespaces allow.
+    Bind(Tree),
+}
+
+/// What a container sees of one cgroup hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CgroupView {
+    /// The directory below the tmpfs.
+    pub(crate) name: CString,
+    pub(crate) source: CgroupSource,
+    /// Links to it, one for each controller that shares the hierarchy.
+    pub(crate) links: Vec<CString>,
+}
+
+/// Where the view of a hierarchy comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum CgroupSource {
+    /// A mount, which shows the groups of the cgroup namespace: type and options.
+    Mount { kind: CString, options: CString },
+    /// The process's own group, as there is no such namespace.
+    Own(CString),
 }
 
 /// Changes to the attributes of a mount.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Attributes {
     /// `MOUNT_ATTR_*` to set.
     pub(crate) set: u64,
@@ -233,18 +320,29 @@ pub(crate) struct Attributes {
     /// The same, for the mount and all below it.
     pub(crate) set_recursively: u64,
     pub(crate) clear_recursively: u64,
-    /// `MS_SHARED`, `MS_PRIVATE`, … or 0.
-    pub(crate) propagation: u64,
-    pub(crate) propagation_recursive: bool,
+    /// In this order: a mount can be a slave of one group and share with another.
+    pub(crate) propagation: Vec<Propagation>,
+}
+
+/// Which events a mount gives to its copies and gets from them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Propagation {
+    /// `MS_SHARED`, `MS_SLAVE`, `MS_PRIVATE` or `MS_UNBINDABLE`.
+    pub(crate) kind: u64,
+    pub(crate) recursive: bool,
 }
 
 /// A mount that later steps refer to by descriptor, so that nothing mounted or linked over its path
-/// can stand in for it.
+/// can stand in for it: its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Keep {
-    Proc,
-    Sys,
-    Dev,
+pub(crate) struct Keep(pub(crate) u16);
+
+impl Keep {
+    pub(crate) const PROC: Self = Self(0);
+    pub(crate) const SYS: Self = Self(1);
+    pub(crate) const DEV: Self = Self(2);
+    /// The first that a plan numbers itself.
+    pub(crate) const FIRST_FREE: Self = Self(3);
 }
 
 /// A path below a kept mount, or below the root.
@@ -314,13 +412,16 @@ pub(crate) enum Call {
     Chdir,
     Capset,
     Clone,
+    Chown,
     CloseRange,
     Dup,
     Execve,
     Fsconfig,
     Fsmount,
     Fsopen,
+    Fspick,
     Getcwd,
+    Getdents,
     Ioctl,
     IoprioSet,
     Keyctl,
@@ -341,6 +442,7 @@ pub(crate) enum Call {
     Seccomp,
     Sendmsg,
     SetMempolicy,
+    Sendfile,
     Setgid,
     Setgroups,
     Sethostname,
@@ -350,6 +452,7 @@ pub(crate) enum Call {
     Setsid,
     Setuid,
     Sigprocmask,
+    Setxattr,
     Stat,
     Symlink,
     Umount,
@@ -366,6 +469,7 @@ impl Call {
         (Self::Access, "faccessat"),
         (Self::Chdir, "chdir"),
         (Self::Capset, "capset"),
+        (Self::Chown, "fchownat"),
         (Self::Clone, "clone"),
         (Self::CloseRange, "close_range"),
         (Self::Dup, "dup3"),
@@ -373,6 +477,8 @@ impl Call {
         (Self::Fsconfig, "fsconfig"),
         (Self::Fsmount, "fsmount"),
         (Self::Fsopen, "fsopen"),
+        (Self::Fspick, "fspick"),
+        (Self::Getdents, "getdents64"),
         (Self::Getcwd, "getcwd"),
         (Self::Ioctl, "ioctl"),
         (Self::IoprioSet, "ioprio_set"),
@@ -394,6 +500,7 @@ impl Call {
         (Self::Seccomp, "seccomp"),
         (Self::Sendmsg, "sendmsg"),
         (Self::SetMempolicy, "set_mempolicy"),
+        (Self::Sendfile, "sendfile"),
         (Self::Setgid, "setresgid"),
         (Self::Setgroups, "setgroups"),
         (Self::Sethostname, "sethostname"),
@@ -403,6 +510,7 @@ impl Call {
         (Self::Setsid, "setsid"),
         (Self::Setuid, "setresuid"),
         (Self::Sigprocmask, "rt_sigprocmask"),
+        (Self::Setxattr, "fsetxattr"),
         (Self::Stat, "statx"),
         (Self::Symlink, "symlinkat"),
         (Self::Umount, "umount2"),

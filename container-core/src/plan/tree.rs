@@ -3,14 +3,13 @@
 use std::ffi::CStr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::fs::CWD;
-use rustix::io::Errno;
+use rustix::fs::{self, CWD};
 use rustix::mount::{
     self, FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags,
 };
 
 use super::child::{At, Walk};
-use super::step::{Attributes, Call, MountSource};
+use super::step::{Attributes, Call, Parameter, Propagation, Tree};
 use crate::sys::{self, MountAttr};
 
 /// How a mount is copied.
@@ -22,44 +21,58 @@ const INERT: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
     .union(MountAttrFlags::MOUNT_ATTR_NODEV)
     .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 
-/// Makes the mount that `source` describes.
-pub(super) fn open_source(source: &MountSource) -> Walk<OwnedFd> {
-    match source {
-        MountSource::New {
-            kind,
-            parameters,
-            attributes,
-        } => {
-            let context =
-                mount::fsopen(kind.as_c_str(), FsOpenFlags::FSOPEN_CLOEXEC).at(Call::Fsopen)?;
-            for (key, value) in parameters {
-                match value {
-                    Some(value) => {
-                        mount::fsconfig_set_string(&context, key.as_c_str(), value.as_c_str())
-                    }
-                    None => mount::fsconfig_set_flag(&context, key.as_c_str()),
-                }
-                .at(Call::Fsconfig)?;
-            }
-            finish(&context, MountAttrFlags::from_bits_retain(*attributes))
-        }
-        MountSource::Bind { path, recursive } => {
-            let flags = if *recursive {
-                CLONE | OpenTreeFlags::AT_RECURSIVE
-            } else {
-                CLONE
-            };
-            mount::open_tree(CWD, path.as_c_str(), flags).at(Call::OpenTree)
-        }
-        // Only a root is mounted that way, in place.
-        MountSource::Classic { .. } => Err(Errno::INVAL).at(Call::Mount),
+/// Copies a tree of the host.
+pub(crate) fn open_tree(tree: &Tree) -> Walk<OwnedFd> {
+    let flags = if tree.recursive {
+        CLONE | OpenTreeFlags::AT_RECURSIVE
+    } else {
+        CLONE
+    };
+    mount::open_tree(CWD, tree.path.as_c_str(), flags).at(Call::OpenTree)
+}
+
+/// Makes a new instance of a file system; with the permissions of `like`, where that is given.
+pub(super) fn new_instance(
+    kind: &CStr,
+    parameters: &[Parameter],
+    attributes: u32,
+    like: Option<BorrowedFd<'_>>,
+) -> Walk<OwnedFd> {
+    let context = mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).at(Call::Fsopen)?;
+    configure(&context, parameters)?;
+    if let Some(like) = like {
+        let mut octal = [b'0'; 5];
+        let mode = fs::fstat(like).at(Call::Stat)?.st_mode;
+        mount::fsconfig_set_string(&context, c"mode", permissions(mode, &mut octal))
+            .at(Call::Fsconfig)?;
     }
+    finish(&context, MountAttrFlags::from_bits_retain(attributes))
+}
+
+/// Sets parameters of a file system that is being made or changed.
+pub(super) fn configure(context: &OwnedFd, parameters: &[Parameter]) -> Walk {
+    for (key, value) in parameters {
+        match value {
+            Some(value) => mount::fsconfig_set_string(context, key.as_c_str(), value.as_c_str()),
+            None => mount::fsconfig_set_flag(context, key.as_c_str()),
+        }
+        .at(Call::Fsconfig)?;
+    }
+    Ok(())
+}
+
+/// The permissions of a mode as text.
+fn permissions(mode: u32, octal: &mut [u8; 5]) -> &CStr {
+    for (shift, digit) in [9, 6, 3, 0].into_iter().zip(octal.iter_mut()) {
+        *digit = b'0' + u8::try_from(mode >> shift & 7).unwrap_or(0);
+    }
+    octal[4] = 0;
+    CStr::from_bytes_until_nul(octal).unwrap_or(c"0")
 }
 
 /// A proc mount of our own.
 pub(super) fn new_proc() -> Walk<OwnedFd> {
-    let context = mount::fsopen(c"proc", FsOpenFlags::FSOPEN_CLOEXEC).at(Call::Fsopen)?;
-    finish(&context, INERT)
+    new_instance(c"proc", &[], INERT.bits(), None)
 }
 
 /// An empty directory that nothing can be put in.
@@ -74,36 +87,48 @@ fn finish(context: &OwnedFd, attributes: MountAttrFlags) -> Walk<OwnedFd> {
     mount::fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).at(Call::Fsmount)
 }
 
-/// Applies the attributes that a bind mount was asked to have.
+/// Applies the attributes that a mount was asked to have.
 pub(super) fn set_attributes(tree: BorrowedFd<'_>, attributes: &Attributes) -> Walk {
-    let changes = [
-        (attributes.set, attributes.clear, 0, false),
-        (
-            attributes.set_recursively,
-            attributes.clear_recursively,
-            0,
-            true,
-        ),
-        (
-            0,
-            0,
-            attributes.propagation,
-            attributes.propagation_recursive,
-        ),
-    ];
-    for (attr_set, attr_clr, propagation, recursive) in changes {
-        if attr_set | attr_clr | propagation == 0 {
+    let Attributes {
+        set,
+        clear,
+        set_recursively,
+        clear_recursively,
+        propagation,
+    } = attributes;
+    for (attr_set, attr_clr, recursive) in [
+        (*set, *clear, false),
+        (*set_recursively, *clear_recursively, true),
+    ] {
+        if attr_set | attr_clr == 0 {
             continue;
         }
         let attr = MountAttr {
             attr_set,
             attr_clr,
-            propagation,
-            userns_fd: 0,
+            ..MountAttr::default()
         };
         sys::mount_setattr(tree, recursive, &attr).at(Call::MountSetattr)?;
     }
-    Ok(())
+    propagation
+        .iter()
+        .try_for_each(|it| set_propagation(tree, *it))
+}
+
+pub(super) fn set_propagation(tree: BorrowedFd<'_>, propagation: Propagation) -> Walk {
+    let attr = MountAttr {
+        propagation: propagation.kind,
+        ..MountAttr::default()
+    };
+    sys::mount_setattr(tree, propagation.recursive, &attr).at(Call::MountSetattr)
+}
+
+pub(super) fn set_read_only(tree: BorrowedFd<'_>, recursive: bool) -> Walk {
+    let attr = MountAttr {
+        attr_set: u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits()),
+        ..MountAttr::default()
+    };
+    sys::mount_setattr(tree, recursive, &attr).at(Call::MountSetattr)
 }
 
 /// Attaches `tree` on top of `at`.
@@ -112,8 +137,8 @@ pub(super) fn attach(tree: BorrowedFd<'_>, at: BorrowedFd<'_>) -> Walk {
     mount::move_mount(tree, c"", at, c"", flags).at(Call::MoveMount)
 }
 
-/// Attaches `tree` on top of the directory `over` of the host's copied tree.
-pub(super) fn attach_over(tree: BorrowedFd<'_>, over: &CStr) -> Walk {
+/// Attaches `tree` on top of what `name` is in `directory`, which is not a link.
+pub(super) fn attach_at(tree: BorrowedFd<'_>, directory: BorrowedFd<'_>, name: &CStr) -> Walk {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    mount::move_mount(tree, c"", CWD, over, flags).at(Call::MoveMount)
+    mount::move_mount(tree, c"", directory, name, flags).at(Call::MoveMount)
 }

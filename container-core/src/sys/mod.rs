@@ -27,6 +27,9 @@ pub(crate) use attribute::{
 /// `CLONE_CLEAR_SIGHAND` of `linux/sched.h`, which libc gives in a type too small for it.
 pub(crate) const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
 
+/// `CLONE_NEWUSER` as a flag of `clone3`.
+pub(crate) const CLONE_NEWUSER: u64 = 0x1000_0000;
+
 /// `CLONE_INTO_CGROUP`, likewise.
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
@@ -153,6 +156,25 @@ pub(crate) fn mount_setattr(
         )
     })
     .map(drop)
+}
+
+/// Maps the ids of the mount (with all below it if `recursive`) that `mount` refers to, which is
+/// attached nowhere yet, as the user namespace `namespace` does.
+///
+/// # References
+/// `mount_setattr(2)` with `MOUNT_ATTR_IDMAP`; Linux 5.12.
+pub(crate) fn map_ids(
+    mount: BorrowedFd<'_>,
+    recursive: bool,
+    namespace: BorrowedFd<'_>,
+) -> Result<(), Errno> {
+    const MOUNT_ATTR_IDMAP: u64 = 0x10_0000;
+    let attr = MountAttr {
+        attr_set: MOUNT_ATTR_IDMAP,
+        userns_fd: u64::from(namespace.as_raw_fd().unsigned_abs()),
+        ..MountAttr::default()
+    };
+    mount_setattr(mount, recursive, &attr)
 }
 
 /// Marks every descriptor from `first` on as close-on-exec.

@@ -175,7 +175,7 @@ fn refused(code: &str, part: &str, edit: impl FnOnce(&mut Value)) {
     assert_eq!(error.code(), code, "{report}");
     assert!(report.contains(part), "want {part}, got {report}");
     let kind = match code {
-        "Unsupported" => ErrorKind::Unsupported,
+        "Unsupported" | "SelinuxUnavailable" => ErrorKind::Unsupported,
         _ => ErrorKind::InvalidInput,
     };
     assert_eq!(error.kind(), kind, "{report}");
@@ -185,10 +185,6 @@ fn refused(code: &str, part: &str, edit: impl FnOnce(&mut Value)) {
 fn unsupported_fields_are_named() {
     for (pointer, value) in [
         ("/hooks", json!({"prestart": [{"path": "/bin/true"}]})),
-        (
-            "/linux/mountLabel",
-            json!("system_u:object_r:container_file_t:s0"),
-        ),
         ("/linux/intelRdt", json!({"closID": "guaranteed"})),
     ] {
         let (parent, field) = pointer.rsplit_once('/').unwrap();
@@ -197,9 +193,6 @@ fn unsupported_fields_are_named() {
             spec.pointer_mut(parent).unwrap()[field] = value;
         });
     }
-    refused("Unsupported", "rootfsPropagation shared", |spec| {
-        spec["linux"]["rootfsPropagation"] = json!("shared");
-    });
     refused("Unsupported", "mount namespace", |spec| {
         spec["linux"]["namespaces"] = json!([])
     });
@@ -256,10 +249,9 @@ fn mounts_that_would_cover_what_protects_are_refused() {
 #[test]
 fn malformed_mounts_are_refused() {
     for (destination, kind, options, part) in [
-        ("relative", "bind", &["rbind"][..], "absolute"),
         ("/", "bind", &["rbind"][..], "below the root"),
         ("/..", "bind", &["rbind"][..], "below the root"),
-        ("", "tmpfs", &[][..], "absolute"),
+        ("", "tmpfs", &[][..], "below the root"),
         ("/data", "bind", &["rbind", "size=1k"][..], "size"),
         ("/data", "", &[][..], "no type"),
     ] {
@@ -271,18 +263,37 @@ fn malformed_mounts_are_refused() {
         let mounts = spec["mounts"].as_array_mut().unwrap();
         mounts.push(json!({"destination": "/data", "type": "bind", "options": ["rbind"]}));
     });
-    for option in ["idmap", "ridmap", "tmpcopyup"] {
-        refused("Unsupported", option, |spec| {
-            add_mount(spec, "/data", "tmpfs", &[option])
+    for (kind, option, part) in [
+        ("bind", "sync", "sync"),
+        ("bind", "tmpcopyup", "no tmpfs"),
+        ("ext4", "tmpcopyup", "no tmpfs"),
+        ("bind", "idmap", "neither it nor the container has a map"),
+        ("bind", "ridmap", "neither it nor the container has a map"),
+    ] {
+        refused("InvalidMount", part, |spec| {
+            add_mount(spec, "/data", kind, &[option])
         });
     }
-    refused("Unsupported", "/data", |spec| {
-        let map = json!([{"containerID": 0, "hostID": 1000, "size": 1}]);
+    let map = json!([{"containerID": 0, "hostID": 1000, "size": 1}]);
+    let mapped = |spec: &mut Value, kind: &str, field: &str| {
         let mounts = spec["mounts"].as_array_mut().unwrap();
-        mounts.push(json!({
-            "destination": "/data", "type": "bind", "source": "/x", "options": ["rbind"],
-            "uidMappings": map, "gidMappings": map,
-        }));
+        mounts.push(json!({"destination": "/data", "type": kind, "source": "/x"}));
+        mounts.last_mut().unwrap()[field] = map.clone();
+    };
+    for field in ["uidMappings", "gidMappings"] {
+        refused("InvalidMount", "only users or only groups", |spec| {
+            mapped(spec, "bind", field)
+        });
+    }
+    refused("Unsupported", "new tmpfs at /data", |spec| {
+        mapped(spec, "tmpfs", "uidMappings");
+        spec["mounts"].as_array_mut().unwrap().last_mut().unwrap()["gidMappings"] = map.clone();
+    });
+    refused("InvalidSpec", "rootfsPropagation", |spec| {
+        spec["linux"]["rootfsPropagation"] = json!("sideways");
+    });
+    refused("SelinuxUnavailable", "linux.mountLabel", |spec| {
+        spec["linux"]["mountLabel"] = json!("system_u:object_r:container_file_t:s0");
     });
 }
 
@@ -346,7 +357,6 @@ fn kernel_parameters_of_the_host_are_refused() {
         "fs.file-max",
         "kernel.shmmax/../../core_pattern",
         "net",
-        "user.max_user_namespaces",
         "",
         "kernel/core_pattern",
         "net/../kernel/core_pattern",
@@ -362,6 +372,8 @@ fn kernel_parameters_of_the_host_are_refused() {
         ("net.ipv4.ip_forward", "network"),
         ("kernel.msgmax", "ipc"),
         ("fs.mqueue.queues_max", "ipc"),
+        ("kernel.domainname", "uts"),
+        ("user.max_net_namespaces", "user"),
     ] {
         refused("InvalidSysctl", name, |spec| {
             spec["linux"]["sysctl"] = json!({name: "1"});

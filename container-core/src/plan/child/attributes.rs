@@ -8,7 +8,7 @@ use rustix::io::{self, Errno};
 
 use super::{At, Walk, Walker};
 use crate::plan::place::resolve;
-use crate::plan::step::{Call, SecurityModule};
+use crate::plan::step::{Call, Keep, SecurityModule};
 use crate::plan::tree::new_proc;
 use crate::sys;
 
@@ -35,9 +35,9 @@ impl Walker<'_> {
         // Not through the container's `/proc`, which may be anything: a label that lands in a fake
         // file confines nothing.
         let made;
-        let proc = match &self.proc {
-            Some(kept) => kept.as_fd(),
-            None => {
+        let proc = match self.kept(Keep::PROC) {
+            Ok(kept) => kept,
+            Err(_) => {
                 made = match new_proc() {
                     // Below a masked `/proc` a user namespace gets no new one.
                     Err(fault) if fault.errno == Errno::PERM => existing_proc()?,
@@ -77,7 +77,7 @@ impl Walker<'_> {
 }
 
 /// The `/proc` that is there, if it is one.
-fn existing_proc() -> Walk<std::os::fd::OwnedFd> {
+pub(super) fn existing_proc() -> Walk<std::os::fd::OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let proc = fs::openat(CWD, c"/proc", flags, Mode::empty()).at(Call::Open)?;
     let found = fs::fstatfs(&proc).at(Call::Stat)?;

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{self, CWD, Mode, OFlags};
 use rustix::io::{self, Errno};
-use rustix::mount::{self, MountAttrFlags, MountPropagationFlags};
+use rustix::mount::{self, MountPropagationFlags};
 use rustix::process::{self, Signal};
 use rustix::{system, thread};
 
@@ -17,11 +17,13 @@ use self::attributes::new_keyring;
 use self::program::{Found, change_directory, check_program, limit_capabilities};
 use super::place::PATH_MAX;
 use super::step::{Call, Slot, Step};
+use super::tree::set_read_only;
 use super::{Plan, Word};
-use crate::sys::{self, MountAttr};
+use crate::sys;
 use crate::user;
 
 mod attributes;
+mod copy;
 mod init;
 mod program;
 mod rootfs;
@@ -31,6 +33,10 @@ mod terminal;
 pub(crate) struct Prepared<'a> {
     plan: &'a Plan,
     descriptors: &'a [OwnedFd],
+    /// The trees that the monitor mapped the ids of.
+    mapped: &'a [OwnedFd],
+    /// Room for the mounts that steps refer to.
+    kept: Vec<Option<OwnedFd>>,
     argv: Vec<*const c_char>,
     envp: Vec<*const c_char>,
     home: Vec<u8>,
@@ -39,12 +45,12 @@ pub(crate) struct Prepared<'a> {
 }
 
 /// Why a step failed.
-pub(super) struct Fault {
-    pub(super) call: Call,
-    pub(super) errno: Errno,
+pub(crate) struct Fault {
+    pub(crate) call: Call,
+    pub(crate) errno: Errno,
 }
 
-pub(super) type Walk<T = ()> = Result<T, Fault>;
+pub(crate) type Walk<T = ()> = Result<T, Fault>;
 
 /// Names the call that an error number came from.
 pub(super) trait At<T> {
@@ -59,10 +65,14 @@ impl<T> At<T> for Result<T, Errno> {
 
 impl<'a> Prepared<'a> {
     /// Allocates all that the walk needs.
-    pub(crate) fn new(plan: &'a Plan, descriptors: &'a [OwnedFd]) -> Self {
+    ///
+    /// `mapped` are the plan's mapped trees, in their order.
+    pub(crate) fn new(plan: &'a Plan, descriptors: &'a [OwnedFd], mapped: &'a [OwnedFd]) -> Self {
         let mut prepared = Self {
             plan,
             descriptors,
+            mapped,
+            kept: Vec::new(),
             argv: Vec::new(),
             envp: Vec::new(),
             home: b"HOME=".to_vec(),
@@ -75,6 +85,7 @@ impl<'a> Prepared<'a> {
         {
             prepared.files = [vec![0; user::MAX_FILE], vec![0; user::MAX_FILE]];
         }
+        prepared.kept.resize_with(usize::from(plan.kept), || None);
         prepared.home.resize(PATH_MAX + 8, 0);
         if let Some(Step::Execute(program)) = plan.steps.last() {
             prepared.argv = program.arguments.iter().map(|text| text.as_ptr()).collect();
@@ -102,9 +113,6 @@ impl<'a> Prepared<'a> {
             report,
             gate,
             root: None,
-            proc: None,
-            sys: None,
-            dev: None,
             empty: None,
             account: None,
             terminal: None,
@@ -137,9 +145,6 @@ struct Walker<'a> {
     report: BorrowedFd<'a>,
     gate: BorrowedFd<'a>,
     root: Option<OwnedFd>,
-    proc: Option<OwnedFd>,
-    sys: Option<OwnedFd>,
-    dev: Option<OwnedFd>,
     /// The empty read-only directory that masks directories; made at its first use.
     empty: Option<OwnedFd>,
     account: Option<Found>,
@@ -182,40 +187,46 @@ impl Walker<'_> {
             Step::SetDomainname(name) => {
                 system::setdomainname(name.to_bytes()).at(Call::Sethostname)
             }
-            Step::Detach { slave } => {
-                let kind = if *slave {
-                    MountPropagationFlags::DOWNSTREAM
-                } else {
-                    MountPropagationFlags::PRIVATE
-                };
-                mount::mount_change(c"/", kind | MountPropagationFlags::REC).at(Call::Mount)
+            Step::Detach => {
+                let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+                mount::mount_change(c"/", private).at(Call::Mount)
             }
             Step::ChangeHostDirectory(path) => process::chdir(path.as_c_str()).at(Call::Chdir),
-            Step::MountRoot { source, over } => self.mount_root(source, over),
+            Step::OpenTree { tree, keep } => self.open_tree(tree, *keep),
+            Step::MountRoot {
+                source,
+                over,
+                attributes,
+            } => self.mount_root(source, over, attributes),
             Step::Mount {
                 source,
                 target,
                 attributes,
                 keep,
-                optional,
-            } => match self.mount(source, target, attributes, *keep) {
-                Err(fault) if *optional && may_lack(fault.errno) => Ok(()),
-                result => result,
-            },
+                refused,
+            } => self.mount(source, target, attributes, *keep, refused),
+            Step::Remount {
+                target,
+                parameters,
+                attributes,
+            } => self.remount(target, parameters.as_deref(), attributes),
+            Step::MountCgroups {
+                target,
+                parameters,
+                attributes,
+                views,
+                refused,
+            } => self.mount_cgroups(target, parameters, *attributes, views, refused),
+            Step::Finish { mount } => self.finish(*mount),
             Step::MakeDevice(device) => self.make_device(device),
-            Step::MakeSymlink { target, path } => self.make_symlink(target, path),
+            Step::MakeSymlink { target, place } => self.make_symlink(target, place),
             Step::WriteSysctl { name, value } => self.write_sysctl(name, value),
             Step::Mask(place) => self.mask(place),
             Step::MakeReadOnly(place) => self.make_read_only(place),
             Step::LookUpUser { user, with_groups } => self.look_up_user(user, *with_groups),
             Step::PivotRoot => self.pivot_root(),
-            Step::MakeRootReadOnly => {
-                let attr = MountAttr {
-                    attr_set: u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits()),
-                    ..MountAttr::default()
-                };
-                sys::mount_setattr(self.root()?, false, &attr).at(Call::MountSetattr)
-            }
+            Step::SetRootPropagation(propagation) => self.set_root_propagation(*propagation),
+            Step::MakeRootReadOnly => set_read_only(self.root()?, false),
             Step::SetLimit {
                 resource,
                 soft,
@@ -324,18 +335,4 @@ fn await_byte(gate: BorrowedFd<'_>) -> Walk {
 /// The numbers of the bits that are set in `set`.
 fn bits(set: u64) -> impl Iterator<Item = u32> {
     (0..64).filter(move |bit| set >> bit & 1 == 1)
-}
-
-/// Whether an error says that this host has no such thing, or does not give it to us.
-fn may_lack(errno: Errno) -> bool {
-    matches!(
-        errno,
-        Errno::NODEV
-            | Errno::PERM
-            | Errno::ACCESS
-            | Errno::NOENT
-            | Errno::NOSYS
-            | Errno::INVAL
-            | Errno::BUSY
-    )
 }

@@ -8,11 +8,13 @@ use oci_spec::runtime::{LinuxIdMapping, Process, Spec};
 
 use self::attributes::affinity;
 use super::step::{Keep, Slot, SlotKind, Step};
-use super::{Birthplace, IdMaps, Plan, PlanOptions};
+use super::{Birthplace, IdMaps, MappedTree, Plan, PlanOptions};
 use crate::state::Confinement;
 use crate::{Error, ErrorKind, Result, sys};
 
 mod attributes;
+mod device;
+mod mount;
 mod process;
 mod rootfs;
 
@@ -24,7 +26,12 @@ pub(super) struct Compiler<'a> {
     slots: Vec<SlotKind>,
     pub(super) flags: u64,
     pub(super) born_in: Vec<Birthplace>,
+    /// Which of the mounts that have a name are made.
     kept: Vec<Keep>,
+    keeps: u16,
+    /// What becomes read-only when everything is mounted.
+    unfinished: Vec<Keep>,
+    mapped: Vec<MappedTree>,
     pub(super) id_maps: Option<IdMaps>,
     affinity: Option<Vec<u64>>,
     /// The kernel does not let the user namespace set groups.
@@ -85,6 +92,9 @@ impl<'a> Compiler<'a> {
             flags: sys::CLONE_CLEAR_SIGHAND,
             born_in: Vec::new(),
             kept: Vec::new(),
+            keeps: Keep::FIRST_FREE.0,
+            unfinished: Vec::new(),
+            mapped: Vec::new(),
             id_maps: None,
             affinity: None,
             deny_setgroups: false,
@@ -101,7 +111,6 @@ impl<'a> Compiler<'a> {
         self.name_host()?;
         let console = if self.flags & libc::CLONE_NEWNS as u64 != 0 {
             self.mount_all(linux)?;
-            self.steps.push(Step::PivotRoot);
             Some(self.place(Path::new("/dev/console"))?)
         } else {
             self.refuse_mounts(linux)?;
@@ -110,6 +119,9 @@ impl<'a> Compiler<'a> {
         };
         self.set_execution_domain(linux)?;
         self.open_terminal(process, console)?;
+        for mount in std::mem::take(&mut self.unfinished) {
+            self.steps.push(Step::Finish { mount });
+        }
         let filter = self.filter()?;
         self.confine(process, stdio, filter)?;
         Ok(self.finish(process, cgroup))
@@ -151,8 +163,16 @@ impl<'a> Compiler<'a> {
             affinity: self.affinity,
             oom_score_adj: process.oom_score_adj(),
             slots: self.slots,
+            mapped: self.mapped,
+            kept: self.keeps,
             steps: self.steps,
         }
+    }
+
+    fn next_keep(&mut self) -> Keep {
+        let keep = Keep(self.keeps);
+        self.keeps = self.keeps.saturating_add(1);
+        keep
     }
 
     pub(super) fn slot(&mut self, kind: SlotKind) -> Slot {
@@ -166,19 +186,10 @@ impl<'a> Compiler<'a> {
             .hooks()
             .as_ref()
             .is_some_and(|hooks| hooks != &Default::default());
-        let process = self.spec.process().as_ref();
         let linux = self.spec.linux().as_ref();
         let fields = [
             ("hooks", hooks),
             ("vm", self.spec.vm().is_some()),
-            (
-                "process.terminal",
-                process.is_some_and(|p| p.terminal() == Some(true)),
-            ),
-            (
-                "linux.mountLabel",
-                linux.is_some_and(|l| is_set(l.mount_label())),
-            ),
             (
                 "linux.intelRdt",
                 linux.is_some_and(|l| l.intel_rdt().is_some()),
