@@ -408,7 +408,7 @@ enum Source<'a> {
     Host(Entry, PathBuf),
 }
 
-fn is_port(text: &str) -> bool {
+pub(crate) fn is_port(text: &str) -> bool {
     let Some((port, protocol)) = text.split_once('/') else {
         return false;
     };

@@ -46,6 +46,7 @@ pub use error::{Error, ErrorKind, Result};
 mod digest;
 pub use digest::{Digest, HashReader, HashWriter, Hasher};
 
+mod change;
 mod config;
 mod descriptor;
 mod json;
@@ -67,7 +68,7 @@ mod store;
 pub use history::HistoryRow;
 pub use image::{Image, Layer, chain_id};
 pub use store::{
-    BlobReader, INDEX_ANNOTATION, Ingest, Lease, Pruned, Store, StoreOptions, StoredImage,
+    BlobReader, Damage, INDEX_ANNOTATION, Ingest, Lease, Pruned, Store, StoreOptions, StoredImage,
 };
 
 pub mod build;
@@ -79,7 +80,13 @@ mod copy;
 pub use copy::{CopyOptions, Inspection, Location, Platforms, copy, inspect};
 
 mod builder;
+mod edit;
+mod random;
+mod repair;
 pub use builder::ImageBuilder;
+pub use edit::ImageEdit;
+pub use random::random;
+pub use repair::{Repaired, repair};
 
 mod registry;
 #[cfg(feature = "server")]

@@ -32,14 +32,28 @@ impl Manifest {
         } else {
             MediaType::MANIFEST
         };
-        let parsed = ManifestDocument {
+        Self::from_parts(ManifestDocument {
             schema_version: 2,
             media_type: Some(media_type),
             config,
             layers,
             annotations: BTreeMap::new(),
             extra: BTreeMap::new(),
-        };
+        })
+    }
+
+    /// The same manifest with other annotations, which is another document.
+    ///
+    /// # Errors
+    /// `DocumentTooLarge`.
+    pub fn annotated(&self, annotations: BTreeMap<String, String>) -> Result<Self> {
+        Self::from_parts(ManifestDocument {
+            annotations,
+            ..ManifestDocument::clone(&self.parsed)
+        })
+    }
+
+    fn from_parts(parsed: ManifestDocument) -> Result<Self> {
         let raw = serde_json::to_vec(&parsed).expect("a manifest has only text keys");
         match Document::parse(&raw, None)? {
             Document::Manifest(manifest) => Ok(manifest),

@@ -1,7 +1,7 @@
 //! Archives of images: what `docker save`, `podman save` and `skopeo` write and read.
 //!
 //! [`load`] reads any of them from a stream, compressed or not, and tells them apart by what is in
-//! them; [`save`] writes one to a stream. None of it touches any other file than those of the store.
+//! them; [`save`] writes one to a stream. [`import`] makes an image of an archive of plain files. None of it touches any other file than those of the store.
 //!
 //! # Trust
 //!
@@ -14,10 +14,12 @@
 //! changeset format".
 
 mod docker;
+mod import;
 mod load;
 mod members;
 mod save;
 
+pub use import::{ImportOptions, import};
 pub(crate) use load::find;
 pub use load::{ArchivedImage, LoadOptions, load};
 pub(crate) use members::Members;

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(crate) use destination::{Destination, OpenBlob};
 pub use location::Location;
-pub(crate) use source::{Chosen, Source, read_whole};
+pub(crate) use source::{Chosen, FromRegistry, Source, read_whole};
 
 use crate::archive::{ArchiveFormat, ArchiveWriter};
 use crate::layer::Compression;
@@ -23,7 +23,7 @@ use crate::{
     Manifest, Platform, Reference, Result,
 };
 use destination::{ToArchive, ToDirectory, ToLayout, ToRegistry, ToStore};
-use source::{FromArchive, FromDirectory, FromRegistry};
+use source::{FromArchive, FromDirectory};
 use temporary::Temporary;
 
 /// Which images of an index are meant.

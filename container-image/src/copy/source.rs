@@ -83,9 +83,9 @@ pub(crate) fn read_whole(mut reader: impl Read, want: &Descriptor) -> Result<Vec
 }
 
 /// A repository of a registry.
-pub(super) struct FromRegistry {
-    pub(super) client: Client,
-    pub(super) reference: Reference,
+pub(crate) struct FromRegistry {
+    pub(crate) client: Client,
+    pub(crate) reference: Reference,
 }
 
 impl Source for FromRegistry {

@@ -13,6 +13,7 @@
 
 mod compress;
 mod entry;
+mod flatten;
 mod header;
 mod measure;
 mod pack;
@@ -25,6 +26,7 @@ mod xattr;
 pub use compress::{Compression, Decompressed, decompress};
 pub use entry::{Entry, EntryKind, Timestamp};
 pub(crate) use entry::{clean, show};
+pub(crate) use flatten::flatten;
 pub use measure::{Measured, measure};
 pub use pack::{PackOptions, Packed, Packer, pack};
 pub(crate) use reader::Reader;

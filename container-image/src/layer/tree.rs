@@ -133,6 +133,15 @@ impl<'a> Tree<'a> {
         rustix::fs::unlinkat(&parent.fd, name, AtFlags::empty()).map_err(doing)
     }
 
+    /// Removes the directory `name` if nothing is in it.
+    pub(super) fn remove_empty(&mut self, parent: &Parent, name: &[u8]) -> Result<()> {
+        self.forget();
+        match rustix::fs::unlinkat(&parent.fd, name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(()),
+            Err(error) => Err(Error::os(format!("remove {}", show(name)), error)),
+        }
+    }
+
     /// Removes all that is in a directory, but what `keep` wants.
     pub(super) fn empty(
         &mut self,

@@ -434,12 +434,18 @@ impl<'a> Unpacker<'a> {
         let stat =
             lookup(parent.fd.as_fd(), name).map_err(|error| self.system("look at", name, error))?;
         if self.options.whiteouts == Whiteouts::Apply {
-            let directory = stat.filter(is_directory);
-            if directory.is_some_and(|stat| !self.cleared.insert(stat.st_ino)) {
-                return Ok(());
-            }
             let (added, hasher) = (&self.added, &self.hasher);
             let keep = |inode, name: &[u8]| added.contains(&hasher.hash_one((inode, name)));
+            let directory = stat.filter(is_directory);
+            if directory.is_some_and(|stat| !self.cleared.insert(stat.st_ino)) {
+                // What is left in it is of this layer; if that is nothing, it goes itself.
+                let own = keep(parent.stat.st_ino, name);
+                return if own {
+                    Ok(())
+                } else {
+                    self.tree.remove_empty(&parent, name)
+                };
+            }
             return self.tree.remove(&parent, name, &keep);
         }
         let doing = |error| Error::os(format!("make the whiteout of {}", show(name)), error);

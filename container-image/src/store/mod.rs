@@ -28,6 +28,7 @@ pub(crate) mod files;
 mod gc;
 mod index;
 mod lease;
+mod verify;
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File};
@@ -48,6 +49,7 @@ pub(crate) use gc::MAX_INDEX_DEPTH;
 pub use gc::Pruned;
 pub use index::INDEX_ANNOTATION;
 pub use lease::Lease;
+pub use verify::Damage;
 
 /// Keeps images and their blobs in a directory. A cheap handle, to be cloned at will.
 #[derive(Clone)]

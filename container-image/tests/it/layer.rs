@@ -20,6 +20,7 @@ use tempfile::TempDir;
 mod attacks;
 mod changes;
 mod corpus;
+mod flatten;
 mod round_trip;
 
 /// A directory to unpack into, beside one that nothing may change.

@@ -13,6 +13,7 @@ mod builder;
 mod client;
 mod conformance;
 mod copy;
+mod edit;
 mod faults;
 mod fixture;
 mod http;

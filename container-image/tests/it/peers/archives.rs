@@ -5,8 +5,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use container_image::archive::{
-    ArchiveFormat, ArchivedImage, LoadOptions, SaveOptions, load, save,
+    ArchiveFormat, ArchivedImage, ImportOptions, LoadOptions, SaveOptions, import, load, save,
 };
+use container_image::layer::Compression;
 use container_image::{History, Image, Manifest, MediaType, Reference};
 use serde_json::Value;
 
@@ -209,8 +210,15 @@ fn privileged_docker_loads_our_archives_and_we_load_its() {
         &nameless,
         ArchiveFormat::Docker,
     );
+    let flat = dir.path().join("flat.tar");
+    let made = ours
+        .image
+        .write_flat(File::create(&flat).unwrap(), Compression::None);
+    let changes = CHANGES
+        .map(|change| format!("--change '{change}' "))
+        .concat();
     let script = dir.path().join("script");
-    fs::write(&script, DOCKER).unwrap();
+    fs::write(&script, DOCKER.replace("CHANGES", &changes)).unwrap();
     // A daemon in namespaces of its own, which end with the script.
     let said = run(Command::new("unshare")
         .args([
@@ -244,6 +252,39 @@ fn privileged_docker_loads_our_archives_and_we_load_its() {
         id
     );
     check_load(&dir.path().join("docker.tar"), &ours.image);
+
+    // An archive of files becomes the same image there.
+    let mut options = ImportOptions::default();
+    options.changes = CHANGES.map(String::from).to_vec();
+    let imported = import(File::open(&flat).unwrap(), ours.image.store(), &options).unwrap();
+    let theirs = fs::read(dir.path().join("imported.json")).unwrap();
+    let theirs: Value = serde_json::from_slice(&theirs).unwrap();
+    assert_eq!(
+        theirs[0]["RootFS"]["Layers"][0],
+        made.unwrap().diff_id.to_string()
+    );
+    let config = serde_json::to_value(&imported.config().config).unwrap();
+    for (key, value) in config.as_object().unwrap() {
+        assert_eq!(theirs[0]["Config"][key], *value, "{key}");
+    }
+    assert_eq!(
+        imported.layers()[0].diff_id.to_string(),
+        theirs[0]["RootFS"]["Layers"][0]
+    );
+    // A container of the image has our files, and what Docker puts into every container.
+    let listed = fs::read_to_string(dir.path().join("exported")).unwrap();
+    let listed: Vec<_> = listed.lines().filter(|path| !path.ends_with('/')).collect();
+    let docker = [
+        ".dockerenv",
+        "dev/console",
+        "etc/hostname",
+        "etc/hosts",
+        "etc/mtab",
+        "etc/resolv.conf",
+    ];
+    let rest = listed.iter().filter(|path| !docker.contains(path));
+    assert_eq!(rest.collect::<Vec<_>>(), [&"bin/app", &"data"]);
+
     let store = open_store(&dir.path().join("by-id"));
     let file = File::open(dir.path().join("by-id.tar")).unwrap();
     let loaded = load(file, &store, &LoadOptions::default()).unwrap();
@@ -269,5 +310,22 @@ docker images -q --no-trunc > nameless.id
 docker load -q -i ours.tar > /dev/null
 docker save -o docker.tar example.com/team/app:v1
 docker save "$(cat nameless.id)" > by-id.tar
+docker import CHANGES flat.tar imported > /dev/null
+docker image inspect imported > imported.json
+docker create --name made example.com/team/app:v1 > /dev/null
+docker export made | tar -t > exported
 docker image inspect example.com/team/app:v1
 "#;
+
+/// What an image is imported with.
+const CHANGES: [&str; 9] = [
+    "CMD [\"/bin/app\", \"a b\"]",
+    "ENTRYPOINT /bin/app",
+    "ENV A=1 B=\"x y\"",
+    "EXPOSE 80 53/udp",
+    "LABEL k=v",
+    "USER 7:7",
+    "VOLUME /data",
+    "WORKDIR /srv",
+    "ONBUILD RUN make",
+];
