@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use oci_spec::runtime;
 
 use super::create::{Descriptors, entry, numbers, open_console, open_streams};
-use super::handle::Handle;
+use super::handle::{Handle, readable};
 use super::options::ExecOptions;
 use super::{Container, ExitStatus, duplicate};
 use crate::cgroup::{Cgroup, CgroupPath, Join};
@@ -45,16 +45,10 @@ impl Launcher {
         process: &runtime::Process,
         options: ExecOptions,
     ) -> Result<Process> {
-        let not_running = |error: Error| match container.handle.has_ended() {
-            Ok(true) => {
-                let what = "execute a process in a container that has ended";
-                Error::new(ErrorKind::InvalidState, "NotRunning", what).with_source(error)
-            }
-            _ => error,
-        };
+        let explained = |error| container.handle.explain(error);
         let made = self.exec_in(container, process, options);
-        let made = made.map_err(not_running)?;
-        made.0.wait_running().map_err(not_running)?;
+        let made = made.map_err(explained)?;
+        made.0.wait_running().map_err(explained)?;
         Ok(made)
     }
 
@@ -65,8 +59,7 @@ impl Launcher {
         options: ExecOptions,
     ) -> Result<Process> {
         let Some(target) = &container.handle.pidfd else {
-            let what = "execute a process in a container that has ended";
-            return Err(Error::new(ErrorKind::InvalidState, "NotRunning", what));
+            return Err(Error::new(ErrorKind::InvalidState, "NotRunning", ENDED));
         };
         let confinement = container.confinement()?;
         let cgroup = confinement.cgroup.as_ref();
@@ -117,6 +110,27 @@ impl Launcher {
         }))
     }
 }
+
+impl Handle {
+    /// What went wrong in a container that has ended, or is about to, went wrong because of that.
+    fn explain(&self, error: Error) -> Error {
+        // What the kernel says of namespaces whose first process is on its way out.
+        let dying = matches!(error.kind(), ErrorKind::Os(libc::ESRCH | libc::ENOMEM));
+        let patience = if dying { DYING } else { Duration::ZERO };
+        let Some(pidfd) = &self.pidfd else {
+            return error;
+        };
+        match readable(pidfd.as_fd(), Some(Instant::now() + patience)) {
+            Ok(true) => Error::new(ErrorKind::InvalidState, "NotRunning", ENDED).with_source(error),
+            _ => error,
+        }
+    }
+}
+
+/// How long a process takes to end that has begun to.
+const DYING: Duration = Duration::from_secs(2);
+
+const ENDED: &str = "execute a process in a container that has ended";
 
 impl Process {
     /// The process id, as this program's PID namespace has it.

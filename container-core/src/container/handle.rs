@@ -39,7 +39,7 @@ pub(super) enum Link {
     },
     /// From the records, as anybody else.
     Records {
-        /// The process whose end is waited for: the monitor, or of one that has none itself.
+        /// The process whose end is waited for: the monitor, or the disowned process itself.
         last: OwnedFd,
         /// It is the monitor.
         is_monitored: bool,
@@ -169,9 +169,9 @@ impl Handle {
             Link::Control { .. } => self.wait_for(deadline, |_| false),
             Link::Records {
                 last,
+                is_monitored,
                 state,
                 exit_record,
-                ..
             } => {
                 // A pidfd becomes readable when its process ends; the status is recorded by then.
                 if !readable(last.as_fd(), deadline)? {
@@ -180,7 +180,10 @@ impl Handle {
                 if let Some(failure) = state::read_failure(state)? {
                     return Err(failure);
                 }
-                let lost = || Error::new(ErrorKind::InvalidState, "MonitorLost", LOST);
+                let lost = || match is_monitored {
+                    false => disowned_error(),
+                    true => Error::new(ErrorKind::InvalidState, "MonitorLost", LOST),
+                };
                 let path = exit_record.as_ref().ok_or_else(lost)?;
                 ExitStatus::read(path)?.map(Some).ok_or_else(lost)
             }
@@ -275,12 +278,14 @@ impl Problem {
                 Error::os(doing, std::io::Error::from_raw_os_error(errno))
             }
             Self::MonitorLost => Error::new(ErrorKind::InvalidState, "MonitorLost", LOST),
-            Self::Disowned => {
-                let what = "wait for a disowned process, whose end its subreaper learns";
-                Error::new(ErrorKind::InvalidState, "Disowned", what)
-            }
+            Self::Disowned => disowned_error(),
         }
     }
+}
+
+fn disowned_error() -> Error {
+    let what = "wait for a disowned process, whose end its subreaper learns";
+    Error::new(ErrorKind::InvalidState, "Disowned", what)
 }
 
 pub(super) fn lock(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {

@@ -20,7 +20,7 @@ pub(crate) use self::handle::readable;
 use self::handle::{Handle, Link, lock};
 use self::options::duplicate;
 pub use self::options::{CreateOptions, ExecOptions, Stdio, Supervision};
-use self::start::{StartGate, already_started, confirm, give_by_fifo};
+use self::start::{StartGate, already_started, confirm, give_by_fifo, is_given_at};
 pub use self::status::ExitStatus;
 use crate::state::{self, Confinement, InitRecord, ProcessId};
 use crate::terminal::Terminal;
@@ -169,6 +169,23 @@ impl Container {
                     // Nobody else is there to take note of it.
                     false => state::forget_start(state),
                 }
+            }
+        }
+    }
+
+    /// Whether the word to start was given, by whoever; that the program runs already it does not say.
+    ///
+    /// # Errors
+    /// `Os` if the records cannot be read.
+    pub fn is_started(&self) -> Result<bool> {
+        match &self.handle.link {
+            Link::Records { state, .. } => is_given_at(state),
+            Link::Control { progress, .. } => {
+                let progress = lock(progress);
+                if progress.started || progress.running {
+                    return Ok(true);
+                }
+                self.start.as_ref().map_or(Ok(true), StartGate::is_given)
             }
         }
     }

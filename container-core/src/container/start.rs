@@ -52,6 +52,14 @@ impl StartGate {
         Ok((Self::Fifo(state.to_owned()), end))
     }
 
+    /// Whether somebody else gave the word.
+    pub(super) fn is_given(&self) -> Result<bool> {
+        match self {
+            Self::Pipe { .. } => Ok(false),
+            Self::Fifo(state) => is_given_at(state),
+        }
+    }
+
     /// Gives the word. Of a container in a FIFO this returns when the program runs, or is not going to.
     pub(super) fn give(&self) -> Result<()> {
         match self {
@@ -63,16 +71,17 @@ impl StartGate {
     }
 }
 
+/// Whether the container in `state` has let go of the FIFO there.
+pub(super) fn is_given_at(state: &Path) -> Result<bool> {
+    open_writer(state).map(|writer| writer.is_none())
+}
+
 /// Gives the word at the FIFO in `state`, and waits until the container has let go of it: it does
 /// when it executes the program, or ends.
 pub(super) fn give_by_fifo(state: &Path) -> Result<()> {
     let path = state.join(state::START);
-    let failed = |errno| match errno {
-        // Nobody has it open for reading once the program runs.
-        Errno::NXIO | Errno::NOENT => already_started(),
-        _ => Error::os(format!("open {path:?}"), errno),
-    };
-    let watch = open(&path, OFlags::WRONLY | OFlags::NONBLOCK).map_err(failed)?;
+    let failed = |errno| Error::os(format!("open {path:?}"), errno);
+    let watch = open_writer(state)?.ok_or_else(already_started)?;
     // Of two who start it at once, one does.
     rustix::fs::flock(&watch, FlockOperation::LockExclusive).map_err(failed)?;
     let gone = |deadline| poll_for(watch.as_fd(), PollFlags::empty(), Some(deadline));
@@ -92,7 +101,7 @@ pub(super) fn give_by_fifo(state: &Path) -> Result<()> {
     Err(Error::new(ErrorKind::TimedOut, "NotStarted", what))
 }
 
-/// Waits until the monitor, if there is one, has taken note of the start; an error if it failed.
+/// Waits until the monitor has taken note of the start; an error if it failed.
 pub(super) fn confirm(state: &Path, monitor: impl AsFd) -> Result<()> {
     let path = state.join(state::START);
     let deadline = Instant::now() + START;
@@ -112,6 +121,16 @@ pub(super) fn confirm(state: &Path, monitor: impl AsFd) -> Result<()> {
 pub(super) fn already_started() -> Error {
     let what = "start a container that has been started before";
     Error::new(ErrorKind::InvalidState, "AlreadyStarted", what)
+}
+
+/// The writing end of the FIFO in `state`; `None` if nobody has it open for reading, or it is gone.
+fn open_writer(state: &Path) -> Result<Option<OwnedFd>> {
+    let path = state.join(state::START);
+    match open(&path, OFlags::WRONLY | OFlags::NONBLOCK) {
+        Ok(writer) => Ok(Some(writer)),
+        Err(Errno::NXIO | Errno::NOENT) => Ok(None),
+        Err(errno) => Err(Error::os(format!("open {path:?}"), errno)),
+    }
 }
 
 fn open(path: &Path, flags: OFlags) -> std::result::Result<OwnedFd, Errno> {

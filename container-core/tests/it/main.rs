@@ -13,6 +13,7 @@ mod rootless;
 mod rows;
 mod runtime;
 mod start;
+mod supervision;
 mod support;
 mod terminal;
 mod threats;

@@ -75,6 +75,13 @@ pub(crate) fn ignore_signals() {
     }
 }
 
+/// Takes over a descriptor that the kernel gave to this process just now.
+pub(crate) fn own(descriptor: std::os::fd::RawFd) -> std::os::fd::OwnedFd {
+    use std::os::fd::FromRawFd;
+    // SAFETY: the caller received it, and nobody else knows of it.
+    unsafe { std::os::fd::OwnedFd::from_raw_fd(descriptor) }
+}
+
 /// Closes the three standard streams.
 pub(crate) fn close_streams() {
     for number in 0..3 {
