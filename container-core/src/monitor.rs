@@ -18,12 +18,15 @@ use rustix::process::{self, Signal, WaitId, WaitIdOptions};
 use crate::container::{ExitStatus, Supervision};
 use crate::launcher::protocol::{Event, Job, tell};
 use crate::plan::child::{Fault, Prepared};
+use crate::plan::hook::{HookFailure, MAX_OUTPUT, Stage};
 use crate::plan::step::Slot;
 use crate::plan::tree::open_tree;
 use crate::plan::{IdMaps, MappedTree, Plan, Word};
-use crate::state::{self, ExitRecord, InitRecord};
+use crate::state::{self, Cause, ExitRecord, InitRecord};
 use crate::sys::{self, Cloned, SingleThreaded};
 use crate::userns;
+
+mod hooks;
 
 /// What a monitor starts with.
 pub(crate) struct Monitor {
@@ -51,13 +54,27 @@ enum Outcome {
     Released(Event),
 }
 
-/// A process with the pipe that it reports over.
+/// A process with the pipe that it reports over, and the one that it waits at.
 struct Init {
     pid: i32,
     pidfd: OwnedFd,
     report: OwnedFd,
+    gate: OwnedFd,
     /// The network namespace that was made with it.
     network: Option<OwnedFd>,
+}
+
+impl Init {
+    fn let_go_on(&self) -> Result<(), Failure> {
+        rustix::io::write(&self.gate, b"0")
+            .map(drop)
+            .doing("let the first process go on")
+    }
+
+    fn end(&self) {
+        let _ = process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+        let _ = wait(&self.pidfd);
+    }
 }
 
 trait Doing<T> {
@@ -94,6 +111,9 @@ impl Monitor {
         // A session of its own: what is sent to the group of the launcher is not meant for it.
         let _ = process::setsid();
         let outcome = read_job(&job).and_then(|job| {
+            if job.plan.steps.is_empty() {
+                return Ok(hooks::run_alone(&job.plan, &control, embedder));
+            }
             let ended = match supervise(alone, &job, slots, &control, embedder) {
                 // Nothing is cleaned up, as nothing has ended.
                 Ok(Outcome::Released(event)) => return Ok(event),
@@ -101,6 +121,7 @@ impl Monitor {
                 Err(failure) => Err(failure),
             };
             let cleaned = clean_up(&job);
+            hooks::after_the_end(&job.plan, &control);
             if let Ok(Event::Exited(mut status)) = ended {
                 // How it ended is recorded, even if something of it is left.
                 status.oom_killed = *cleaned.as_ref().unwrap_or(&false);
@@ -148,8 +169,7 @@ fn supervise(
     drop(slots);
     let result = announce(job, &init, control).and_then(|()| watch(job, &init, control, embedder));
     if result.is_err() {
-        let _ = process::pidfd_send_signal(&init.pidfd, Signal::KILL);
-        let _ = wait(&init.pidfd);
+        init.end();
     }
     result
 }
@@ -190,23 +210,26 @@ fn clone_init(alone: SingleThreaded, plan: &Plan, slots: &[OwnedFd]) -> Result<I
         drop((report, gate));
         prepared.walk(report_end.as_fd(), gate_end.as_fd());
     };
+    let mut init = Init {
+        pid,
+        pidfd,
+        report,
+        gate,
+        network: None,
+    };
     let opened = prepare_from_outside(plan, pid).and_then(|()| {
         // Once it has changed its user, a process can hide what it has.
-        let network = network_namespace(plan, pid)?;
-        rustix::io::write(&gate, b"0").doing("let the first process go on")?;
-        Ok(network)
+        init.network = network_namespace(plan, pid)?;
+        match plan.id_maps {
+            Some(_) => init.let_go_on(),
+            None => Ok(()),
+        }
     });
     match opened {
-        Ok(network) => Ok(Init {
-            pid,
-            pidfd,
-            report,
-            network,
-        }),
+        Ok(()) => Ok(init),
         Err(failure) => {
             // The process waits for the gate, or is on its way: it must not get any further.
-            let _ = process::pidfd_send_signal(&pidfd, Signal::KILL);
-            let _ = wait(&pidfd);
+            init.end();
             Err(failure)
         }
     }
@@ -377,14 +400,14 @@ fn watch(
 ) -> Result<Outcome, Failure> {
     let disowned = job.supervision == Supervision::Disowned;
     let mut report = Some(&init.report);
-    let mut attached = (job.supervision == Supervision::Attached).then_some(embedder);
+    let attached = job.supervision == Supervision::Attached;
+    let mut leash = attached.then_some([control.as_fd(), embedder]);
     let mut ready = false;
     loop {
         let mut waits = vec![PollFd::new(&init.pidfd, PollFlags::IN)];
         waits.extend(report.map(|report| PollFd::new(report, PollFlags::IN)));
-        if let Some(leash) = &attached {
-            waits.push(PollFd::new(control, PollFlags::IN));
-            waits.push(PollFd::from_borrowed_fd(*leash, PollFlags::IN));
+        for end in leash.iter().flatten() {
+            waits.push(PollFd::from_borrowed_fd(*end, PollFlags::IN));
         }
         match poll(&mut waits, None) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -402,12 +425,35 @@ fn watch(
                 Some(Word::Ready) => ready = true,
                 Some(Word::Failed { step, call, errno }) => {
                     wait(&init.pidfd)?;
-                    note_failure(job, step, call, errno)?;
+                    note_failed_step(job, step, call, errno)?;
                     return Ok(Outcome::Ended(Event::Failed { step, call, errno }));
+                }
+                Some(Word::Hooks) => {
+                    for stage in [Stage::Prestart, Stage::CreateRuntime] {
+                        if let Err(failure) = hooks::run(&job.plan, stage, init.pid, leash) {
+                            return give_up(job, init, failure);
+                        }
+                    }
+                    init.let_go_on()?;
+                }
+                Some(Word::HookFailed { stage, at, end }) => {
+                    let output = read_output(&init.report)?;
+                    let failure = HookFailure {
+                        stage,
+                        at,
+                        end,
+                        output,
+                    };
+                    return give_up(job, init, failure);
                 }
                 None => {
                     report = None;
                     if ready {
+                        if let Err(failure) =
+                            hooks::run(&job.plan, Stage::Poststart, init.pid, leash)
+                        {
+                            return give_up(job, init, failure);
+                        }
                         if disowned {
                             return Ok(Outcome::Released(Event::Running));
                         }
@@ -422,12 +468,26 @@ fn watch(
         if fired.first() == Some(&true) {
             return wait(&init.pidfd).map(|status| Outcome::Ended(Event::Exited(status)));
         }
-        if attached.is_some() && fired.iter().rev().take(2).any(|fired| *fired) {
+        if leash.is_some() && fired.iter().rev().take(2).any(|fired| *fired) {
             // The embedder, or its handle of the container, is gone.
-            attached = None;
+            leash = None;
             let _ = process::pidfd_send_signal(&init.pidfd, Signal::KILL);
         }
     }
+}
+
+/// Ends a container of which a hook failed.
+fn give_up(job: &Job, init: &Init, failure: HookFailure) -> Result<Outcome, Failure> {
+    init.end();
+    let of = job.plan.hooks.iter().find(|set| set.stage == failure.stage);
+    if let (Some(directory), Some(of)) = (&job.state, of) {
+        let cause = Cause::Hook {
+            of: of.clone(),
+            failure: failure.clone(),
+        };
+        state::write_failure(directory, cause).doing("record the failure")?;
+    }
+    Ok(Outcome::Ended(Event::HookFailed(failure)))
 }
 
 /// Reads one word; `None` at the end of the file.
@@ -443,6 +503,13 @@ fn read_word(report: &OwnedFd) -> Result<Option<Word>, Failure> {
         Ok(_) => Err(Errno::PROTO).doing("read the report of the first process"),
         Err(errno) => Err(errno).doing("read the report of the first process"),
     }
+}
+
+/// Reads what follows a word: it was written with it, in one piece.
+fn read_output(report: &OwnedFd) -> Result<Vec<u8>, Failure> {
+    let mut bytes = [0; MAX_OUTPUT];
+    let length = rustix::io::read(report, &mut bytes).doing("read the output of a hook")?;
+    Ok(bytes.get(..length).unwrap_or_default().to_vec())
 }
 
 /// Reaps the process.
@@ -482,10 +549,12 @@ fn clean_up(job: &Job) -> Result<bool, Failure> {
 }
 
 /// Records which step failed, for those who started the container without having created it.
-fn note_failure(job: &Job, step: u16, call: u8, errno: i32) -> Result<(), Failure> {
+fn note_failed_step(job: &Job, step: u16, call: u8, errno: i32) -> Result<(), Failure> {
     match (&job.state, job.plan.steps.get(usize::from(step))) {
         (Some(directory), Some(step)) => {
-            state::write_failure(directory, step, call, errno).doing("record the failure")
+            let step = step.clone();
+            state::write_failure(directory, Cause::Step { step, call, errno })
+                .doing("record the failure")
         }
         _ => Ok(()),
     }
@@ -509,23 +578,29 @@ fn record_exit(job: &Job, status: &ExitStatus) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::plan::hook::HookSet;
     use crate::plan::step::SlotKind;
+
+    fn hooked_spec() -> oci_spec::runtime::Spec {
+        let hooks = serde_json::json!({"ociVersion": "1.2.0", "hooks": {
+            "poststop": [{"path": "/bin/true", "env": ["A=b"], "timeout": 3}]}});
+        serde_json::from_value(hooks).unwrap()
+    }
 
     #[test]
     fn a_job_survives_the_way_to_the_monitor() {
-        let plan = Plan {
-            flags: 1,
-            born_in: Vec::new(),
-            cgroup: None,
-            id_maps: None,
-            affinity: None,
-            oom_score_adj: Some(-3),
-            slots: vec![SlotKind::Start],
-            mapped: Vec::new(),
-            kept: 0,
-            steps: Vec::new(),
-        };
+        let set = HookSet::of(
+            &hooked_spec(),
+            Stage::Poststop,
+            Path::new("/bundle"),
+            Some("web"),
+        );
+        let mut plan = Plan::of_hooks(set.unwrap().unwrap());
+        plan.oom_score_adj = Some(-3);
+        plan.slots = vec![SlotKind::Start];
         let job = Job {
             plan: plan.clone(),
             supervision: Supervision::Detached,

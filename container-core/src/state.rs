@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::Cgroup;
 use crate::container::ExitStatus;
 use crate::plan::Plan;
+use crate::plan::hook::{HookFailure, HookSet};
 use crate::plan::step::Step;
 use crate::{Error, ErrorKind, Result};
 
@@ -61,13 +62,18 @@ pub(crate) struct Confinement {
     pub(crate) deny_setgroups: bool,
 }
 
-/// The step that failed, of a plan that only its creator knows.
+/// Why a container could not be started, of whose plan only its creator knows.
 #[derive(Serialize, Deserialize)]
 struct Failure {
     version: u32,
-    step: Step,
-    call: u8,
-    errno: i32,
+    cause: Cause,
+}
+
+/// What failed, with what is needed to say so in words.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum Cause {
+    Step { step: Step, call: u8, errno: i32 },
+    Hook { of: HookSet, failure: HookFailure },
 }
 
 /// How a container ended.
@@ -142,12 +148,10 @@ impl Confinement {
 }
 
 /// Records why the container could not be started.
-pub(crate) fn write_failure(state: &Path, step: &Step, call: u8, errno: i32) -> io::Result<()> {
+pub(crate) fn write_failure(state: &Path, cause: Cause) -> io::Result<()> {
     let failure = Failure {
         version: VERSION,
-        step: step.clone(),
-        call,
-        errno,
+        cause,
     };
     write_plan(&state.join(FAILURE), &failure)
 }
@@ -164,7 +168,10 @@ pub(crate) fn read_failure(state: &Path) -> Result<Option<Error>> {
     if failure.version != VERSION {
         return Err(damaged(&path));
     }
-    Ok(Some(failure.step.failure(failure.call, failure.errno)))
+    Ok(Some(match failure.cause {
+        Cause::Step { step, call, errno } => step.failure(call, errno),
+        Cause::Hook { of, failure } => of.failure(&failure),
+    }))
 }
 
 /// Removes the records of a container that lives no more, all but why it could not be started.

@@ -141,7 +141,7 @@ impl Launcher {
 
     /// Sends a job; gives the handle's end of the control socket, and the first that the monitor
     /// says there, if it does.
-    fn ask(
+    pub(super) fn ask(
         &self,
         job: BorrowedFd<'_>,
         slots: &[OwnedFd],
@@ -280,7 +280,7 @@ fn open_namespace(path: &str) -> Result<OwnedFd> {
         .map_err(|errno| Error::os(format!("open namespace {path:?}"), errno))
 }
 
-fn memory_file(job: &Job) -> Result<OwnedFd> {
+pub(super) fn memory_file(job: &Job) -> Result<OwnedFd> {
     let bytes = postcard::to_stdvec(job).map_err(|error| {
         Error::new(
             ErrorKind::Internal,

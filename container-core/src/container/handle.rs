@@ -12,6 +12,7 @@ use rustix::net::RecvFlags;
 use super::status::ExitStatus;
 use crate::launcher::protocol::{self, Event};
 use crate::plan::Plan;
+use crate::plan::hook::HookFailure;
 use crate::terminal::Terminal;
 use crate::{Error, ErrorKind, Result, Signal, Supervision, state, sys};
 
@@ -54,6 +55,8 @@ pub(super) struct Progress {
     /// The word to start was given through this handle.
     pub(super) started: bool,
     pub(super) running: bool,
+    /// Hooks that failed without consequences.
+    warnings: Vec<HookFailure>,
     /// How it ended, or why it could not be started.
     end: Option<std::result::Result<ExitStatus, Problem>>,
 }
@@ -63,6 +66,7 @@ pub(super) struct Progress {
 pub(super) enum Problem {
     Step { step: u16, call: u8, errno: i32 },
     Monitor { doing: String, errno: i32 },
+    Hook(HookFailure),
     MonitorLost,
     Disowned,
 }
@@ -151,6 +155,18 @@ impl Handle {
         match &self.pidfd {
             Some(pidfd) => readable(pidfd.as_fd(), Some(Instant::now())),
             None => Ok(true),
+        }
+    }
+
+    /// What has gone wrong so far without keeping the process from anything.
+    pub(super) fn warnings(&self) -> Vec<Error> {
+        match &self.link {
+            Link::Control { plan, progress, .. } => {
+                let warnings = &lock(progress).warnings;
+                let errors = warnings.iter().map(|failure| plan.hook_failure(failure));
+                errors.collect()
+            }
+            Link::Records { .. } => Vec::new(),
         }
     }
 
@@ -258,6 +274,9 @@ impl Progress {
                 Event::Created => self.created = true,
                 Event::Running => self.running = true,
                 Event::Exited(status) => self.end = Some(Ok(status)),
+                Event::HooksDone => {}
+                Event::HookWarning(failure) => self.warnings.push(failure),
+                Event::HookFailed(failure) => self.end = Some(Err(Problem::Hook(failure))),
                 Event::Failed { step, call, errno } => {
                     self.end = Some(Err(Problem::Step { step, call, errno }));
                 }
@@ -277,6 +296,7 @@ impl Problem {
             Self::Monitor { doing, errno } => {
                 Error::os(doing, std::io::Error::from_raw_os_error(errno))
             }
+            Self::Hook(failure) => plan.hook_failure(&failure),
             Self::MonitorLost => Error::new(ErrorKind::InvalidState, "MonitorLost", LOST),
             Self::Disowned => disowned_error(),
         }
@@ -292,7 +312,7 @@ pub(super) fn lock(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {
     progress.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn decode(bytes: &[u8]) -> Result<Event> {
+pub(super) fn decode(bytes: &[u8]) -> Result<Event> {
     postcard::from_bytes(bytes).map_err(|error| {
         Error::new(
             ErrorKind::Internal,

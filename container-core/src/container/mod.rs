@@ -3,6 +3,7 @@
 mod create;
 mod exec;
 mod handle;
+mod hooks;
 mod options;
 mod start;
 mod status;
@@ -234,6 +235,13 @@ impl Container {
     /// Whether the first process has ended.
     pub(crate) fn has_ended(&self) -> Result<bool> {
         self.handle.has_ended()
+    }
+
+    /// What has gone wrong without keeping the container from anything: the `poststop` hooks that failed,
+    /// once it has ended. Only its creator knows.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<Error> {
+        self.handle.warnings()
     }
 
     /// What binds a process that is executed in the container.

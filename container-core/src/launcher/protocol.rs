@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::Cgroup;
 use crate::container::{ExitStatus, Supervision};
 use crate::plan::Plan;
+use crate::plan::hook::HookFailure;
 
 /// `argv[0]` of a launcher.
 pub(crate) const MARKER: &[u8] = b"container-core-launcher";
@@ -63,6 +64,12 @@ pub(crate) enum Event {
     Running,
     /// A step of the plan failed; nothing is left.
     Failed { step: u16, call: u8, errno: i32 },
+    /// A hook failed, and so did what it was for; nothing is left.
+    HookFailed(HookFailure),
+    /// A hook failed, which changes nothing.
+    HookWarning(HookFailure),
+    /// The hooks that were asked for have run.
+    HooksDone,
     /// The monitor itself failed; nothing is left.
     Broken { doing: String, errno: i32 },
     /// The process has ended, and its cgroup is gone.

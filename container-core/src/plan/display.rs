@@ -67,6 +67,11 @@ impl Display for Plan {
                 "copy {tree} as mapped tree {number}, map {all}users {uid}, groups {gid}"
             )?;
         }
+        for set in &self.hooks {
+            for hook in &set.hooks {
+                writeln!(f, "{} hook {:?} {:?}", set.stage, hook.path, hook.arguments)?;
+            }
+        }
         for step in &self.steps {
             match step {
                 Step::JoinCgroup { group: slot }
@@ -181,6 +186,8 @@ impl Display for Step {
             Self::MakeReadOnly(place) => write!(f, "make read-only {place}"),
             Self::LookUpUser { user, .. } => write!(f, "look up user {user:?}"),
             Self::SetRootPropagation(propagation) => write!(f, "make the root{propagation}"),
+            Self::AwaitHooks => f.write_str("wait for the hooks outside"),
+            Self::RunHooks(stage) => write!(f, "run the {stage} hooks"),
             Self::PivotRoot => f.write_str("pivot into the root, drop the host's tree"),
             Self::MakeRootReadOnly => f.write_str("make the root read-only"),
             Self::SetLimit {

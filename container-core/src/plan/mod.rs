@@ -7,6 +7,7 @@
 pub(crate) mod child;
 mod compile;
 mod display;
+pub(crate) mod hook;
 mod mounts;
 mod namespaces;
 mod place;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Mount, Process, Spec};
 use serde::{Deserialize, Serialize};
 
+use self::hook::{HookEnd, HookFailure, HookSet, Stage};
 use self::step::{Call, SecurityModule, SlotKind, Step, Tree};
 use crate::feature::Features;
 use crate::state::Confinement;
@@ -45,6 +47,8 @@ pub struct Plan {
     /// How many mounts steps refer to by number.
     pub(crate) kept: u16,
     pub(crate) steps: Vec<Step>,
+    /// The hooks of each stage that has some.
+    pub(crate) hooks: Vec<HookSet>,
 }
 
 /// Namespaces that only a child can be in, or that own those which are made with it.
@@ -210,6 +214,10 @@ pub(crate) enum Word {
     Ready,
     /// A step failed, and the child is gone.
     Failed { step: u16, call: u8, errno: i32 },
+    /// The hooks outside of the container are to run; the child waits.
+    Hooks,
+    /// A hook failed, and the child is gone. The beginning of its output follows, to the end.
+    HookFailed { stage: Stage, at: u16, end: HookEnd },
 }
 
 impl Word {
@@ -220,6 +228,8 @@ impl Word {
             Self::Waiting => (1, 0, 0, 0),
             Self::Ready => (2, 0, 0, 0),
             Self::Failed { step, call, errno } => (3, call, step, errno),
+            Self::Hooks => (4, 0, 0, 0),
+            Self::HookFailed { stage, at, end } => (5, stage as u8, at, end.to_number()),
         };
         let ([s0, s1], [e0, e1, e2, e3]) = (step.to_ne_bytes(), errno.to_ne_bytes());
         [kind, call, s0, s1, e0, e1, e2, e3]
@@ -235,12 +245,43 @@ impl Word {
                 call,
                 errno: i32::from_ne_bytes([e0, e1, e2, e3]),
             }),
+            4 => Some(Self::Hooks),
+            5 => Some(Self::HookFailed {
+                stage: Stage::from_number(call)?,
+                at: u16::from_ne_bytes([s0, s1]),
+                end: HookEnd::from_number(i32::from_ne_bytes([e0, e1, e2, e3]))?,
+            }),
             _ => None,
         }
     }
 }
 
 impl Plan {
+    /// A plan that runs hooks and nothing else.
+    pub(crate) fn of_hooks(hooks: HookSet) -> Self {
+        Self {
+            flags: 0,
+            born_in: Vec::new(),
+            cgroup: None,
+            id_maps: None,
+            affinity: None,
+            oom_score_adj: None,
+            slots: Vec::new(),
+            mapped: Vec::new(),
+            kept: 0,
+            steps: Vec::new(),
+            hooks: vec![hooks],
+        }
+    }
+
+    /// The error for a hook that failed.
+    pub(crate) fn hook_failure(&self, failure: &HookFailure) -> Error {
+        match self.hooks.iter().find(|set| set.stage == failure.stage) {
+            Some(set) => set.failure(failure),
+            None => Error::invalid("HookFailed", format!("run a {} hook", failure.stage)),
+        }
+    }
+
     /// The error for a step that failed, in words.
     pub(crate) fn failure(&self, step: u16, call: u8, errno: i32) -> Error {
         match self.steps.get(usize::from(step)) {
@@ -299,7 +340,22 @@ mod tests {
             call: 7,
             errno: -2,
         };
-        for word in [Word::Waiting, Word::Ready, failed] {
+        let hook = |end| Word::HookFailed {
+            stage: Stage::StartContainer,
+            at: 259,
+            end,
+        };
+        let words = [
+            Word::Waiting,
+            Word::Ready,
+            failed,
+            Word::Hooks,
+            hook(HookEnd::Code(255)),
+            hook(HookEnd::Signal(9)),
+            hook(HookEnd::TimedOut),
+            hook(HookEnd::NotRun(133)),
+        ];
+        for word in words {
             assert_eq!(Word::from_bytes(word.to_bytes()), Some(word));
         }
         assert_eq!(Word::from_bytes([0; Word::SIZE]), None);

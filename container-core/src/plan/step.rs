@@ -4,6 +4,7 @@ use std::ffi::CString;
 
 use serde::{Deserialize, Serialize};
 
+use super::hook::Stage;
 use crate::seccomp::Instruction;
 use crate::sys::SchedAttr;
 
@@ -142,6 +143,10 @@ pub(crate) enum Step {
         user: CString,
         with_groups: bool,
     },
+    /// Lets the monitor run the hooks that belong outside, and waits for it.
+    AwaitHooks,
+    /// Runs the hooks of this stage, which belong inside.
+    RunHooks(Stage),
     /// Makes the mounted root the root of the process and drops the host's tree.
     PivotRoot,
     /// Sets what the root is to its copies; only now, as a shared root cannot be pivoted to.

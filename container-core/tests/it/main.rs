@@ -5,6 +5,7 @@ mod cgroup;
 mod cgroup_live;
 mod contract;
 mod exec;
+mod hooks;
 mod init;
 mod namespaces;
 mod netns;

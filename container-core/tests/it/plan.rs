@@ -24,7 +24,7 @@ fn options(case: &str) -> PlanOptions {
     features.selinux = case == "attributes";
     features.capabilities = (1 << 41) - 1;
     options.features = features;
-    options.id = (case == "attributes").then(|| "web".into());
+    options.id = matches!(case, "attributes" | "hooks").then(|| "web".into());
     options.wait_for_start = case != "hardened";
     options.cgroups = match case {
         "cgroup-v1" => cgroups(
@@ -184,8 +184,8 @@ fn refused(code: &str, part: &str, edit: impl FnOnce(&mut Value)) {
 #[test]
 fn unsupported_fields_are_named() {
     for (pointer, value) in [
-        ("/hooks", json!({"prestart": [{"path": "/bin/true"}]})),
         ("/linux/intelRdt", json!({"closID": "guaranteed"})),
+        ("/linux/netDevices", json!({"eth0": {"name": "lan"}})),
     ] {
         let (parent, field) = pointer.rsplit_once('/').unwrap();
         let named = pointer.trim_start_matches('/').replace('/', ".");
@@ -442,6 +442,33 @@ fn ids_that_are_none_are_refused() {
             spec["process"]["user"] = user;
         });
     }
+}
+
+#[test]
+fn malformed_hooks_are_refused() {
+    let hook = |hook: Value| move |spec: &mut Value| spec["hooks"] = json!({"poststop": [hook]});
+    for (part, value) in [
+        ("not absolute", json!({"path": "bin/true"})),
+        ("not absolute", json!({"path": ""})),
+        ("timeout", json!({"path": "/bin/true", "timeout": 0})),
+        ("timeout", json!({"path": "/bin/true", "timeout": -1})),
+        (
+            "timeout",
+            json!({"path": "/bin/true", "timeout": 1_u64 << 32}),
+        ),
+    ] {
+        let mut options = options("default");
+        options.id = Some("web".into());
+        let spec = edited(hook(value));
+        let error = Plan::compile(&spec, Path::new("/bundle"), &options).unwrap_err();
+        assert_eq!(error.code(), "InvalidHook", "{error}");
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    refused(
+        "NoId",
+        "id of the container",
+        hook(json!({"path": "/bin/true"})),
+    );
 }
 
 #[test]

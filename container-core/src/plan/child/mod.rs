@@ -14,7 +14,9 @@ use rustix::process::{self, Signal};
 use rustix::{system, thread};
 
 use self::attributes::new_keyring;
+use self::hooks::PreparedHook;
 use self::program::{Found, change_directory, check_program, limit_capabilities};
+use super::hook::MAX_OUTPUT;
 use super::place::PATH_MAX;
 use super::step::{Call, Slot, Step};
 use super::tree::set_read_only;
@@ -24,6 +26,7 @@ use crate::user;
 
 mod attributes;
 mod copy;
+pub(crate) mod hooks;
 mod init;
 mod program;
 mod rootfs;
@@ -40,6 +43,8 @@ pub(crate) struct Prepared<'a> {
     argv: Vec<*const c_char>,
     envp: Vec<*const c_char>,
     home: Vec<u8>,
+    /// As the sets of the plan.
+    hooks: Vec<Vec<PreparedHook<'a>>>,
     /// What the user database files are read into; memory is only used once it is written to.
     files: [Vec<u8>; 2],
 }
@@ -76,6 +81,7 @@ impl<'a> Prepared<'a> {
             argv: Vec::new(),
             envp: Vec::new(),
             home: b"HOME=".to_vec(),
+            hooks: plan.hooks.iter().map(PreparedHook::all).collect(),
             files: [Vec::new(), Vec::new()],
         };
         if plan
@@ -157,12 +163,23 @@ struct Walker<'a> {
 impl Walker<'_> {
     /// Fails if the monitor is gone; the first process of a PID namespace gets no SIGPIPE.
     fn tell(&self, word: Word) -> Walk {
+        self.tell_with(word, &[])
+    }
+
+    /// As [`Self::tell`], with something to the word: in one piece, so that it is read as one.
+    fn tell_with(&self, word: Word, more: &[u8]) -> Walk {
         if self.released {
             return Ok(());
         }
-        io::write(self.report, &word.to_bytes())
-            .at(Call::Write)
-            .map(drop)
+        let mut message = [0; Word::SIZE + MAX_OUTPUT];
+        let (head, tail) = message.split_at_mut(Word::SIZE);
+        head.copy_from_slice(&word.to_bytes());
+        for (place, byte) in tail.iter_mut().zip(more) {
+            *place = *byte;
+        }
+        let length = Word::SIZE + more.len().min(MAX_OUTPUT);
+        let message = message.get(..length).unwrap_or_default();
+        io::write(self.report, message).at(Call::Write).map(drop)
     }
 
     fn take(&mut self, step: &Step) -> Walk {
@@ -224,6 +241,11 @@ impl Walker<'_> {
             Step::Mask(place) => self.mask(place),
             Step::MakeReadOnly(place) => self.make_read_only(place),
             Step::LookUpUser { user, with_groups } => self.look_up_user(user, *with_groups),
+            Step::AwaitHooks => {
+                self.tell(Word::Hooks)?;
+                await_byte(self.gate)
+            }
+            Step::RunHooks(stage) => self.run_hooks(*stage),
             Step::PivotRoot => self.pivot_root(),
             Step::SetRootPropagation(propagation) => self.set_root_propagation(*propagation),
             Step::MakeRootReadOnly => set_read_only(self.root()?, false),

@@ -7,6 +7,7 @@ use std::path::Path;
 use oci_spec::runtime::{LinuxIdMapping, Process, Spec};
 
 use self::attributes::affinity;
+use super::hook::{HookSet, Stage};
 use super::step::{Keep, Slot, SlotKind, Step};
 use super::{Birthplace, IdMaps, MappedTree, Plan, PlanOptions};
 use crate::state::Confinement;
@@ -38,6 +39,7 @@ pub(super) struct Compiler<'a> {
     pub(super) deny_setgroups: bool,
     /// The root is that of a running container, whose own it is.
     joins_container: bool,
+    hooks: Vec<HookSet>,
 }
 
 pub(super) fn c_string(what: &str, text: impl Into<CStringSource>) -> Result<CString> {
@@ -99,11 +101,13 @@ impl<'a> Compiler<'a> {
             affinity: None,
             deny_setgroups: false,
             joins_container: false,
+            hooks: Vec::new(),
         }
     }
 
     pub(super) fn compile(mut self) -> Result<Plan> {
         self.refuse_unsupported()?;
+        self.hooks = HookSet::all(self.spec, self.bundle, self.options.id.as_deref())?;
         let process = required("process", self.spec.process().as_ref())?;
         let linux = required("linux", self.spec.linux().as_ref())?;
         let stdio = [0, 1, 2].map(|stream| self.slot(SlotKind::Stdio(stream)));
@@ -115,6 +119,7 @@ impl<'a> Compiler<'a> {
         } else {
             self.refuse_mounts(linux)?;
             self.set_sysctls(linux)?;
+            self.run_creation_hooks();
             None
         };
         self.set_execution_domain(linux)?;
@@ -166,6 +171,7 @@ impl<'a> Compiler<'a> {
             mapped: self.mapped,
             kept: self.keeps,
             steps: self.steps,
+            hooks: self.hooks,
         }
     }
 
@@ -180,15 +186,28 @@ impl<'a> Compiler<'a> {
         Slot(u16::try_from(self.slots.len() - 1).unwrap_or(u16::MAX))
     }
 
+    /// The hooks of a container that is being created, once there is a root to see and before it is
+    /// the only one.
+    pub(super) fn run_creation_hooks(&mut self) {
+        if self.has_hooks(Stage::Prestart) || self.has_hooks(Stage::CreateRuntime) {
+            self.steps.push(Step::AwaitHooks);
+        }
+        self.run_hooks(Stage::CreateContainer);
+    }
+
+    pub(super) fn run_hooks(&mut self, stage: Stage) {
+        if self.has_hooks(stage) {
+            self.steps.push(Step::RunHooks(stage));
+        }
+    }
+
+    fn has_hooks(&self, stage: Stage) -> bool {
+        self.hooks.iter().any(|set| set.stage == stage)
+    }
+
     fn refuse_unsupported(&self) -> Result<()> {
-        let hooks = self
-            .spec
-            .hooks()
-            .as_ref()
-            .is_some_and(|hooks| hooks != &Default::default());
         let linux = self.spec.linux().as_ref();
         let fields = [
-            ("hooks", hooks),
             ("vm", self.spec.vm().is_some()),
             (
                 "linux.intelRdt",

@@ -3,6 +3,7 @@
 use oci_spec::runtime::{Linux, LinuxIdMapping, Process, User};
 
 use super::{Compiler, c_string, is_mapped};
+use crate::plan::hook::Stage;
 use crate::plan::mounts::inside;
 use crate::plan::step::{Account, Capabilities, Place, Program, Slot, SlotKind, Step};
 use crate::{Error, Result, capability, seccomp};
@@ -76,6 +77,7 @@ impl Compiler<'_> {
                 released: self.options.disowned,
             });
         }
+        self.run_hooks(Stage::StartContainer);
         self.steps.push(Step::SetStdio(stdio));
         self.pass_descriptors()?;
         self.steps.extend(late);

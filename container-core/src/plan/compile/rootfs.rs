@@ -62,6 +62,7 @@ impl Compiler<'_> {
             let place = self.place(Path::new(path))?;
             self.steps.push(Step::Mask(place));
         }
+        self.run_creation_hooks();
         self.steps.push(Step::PivotRoot);
         if let libc::MS_SHARED | libc::MS_UNBINDABLE = propagation.kind {
             self.steps.push(Step::SetRootPropagation(Propagation {
