@@ -28,6 +28,7 @@ mod glob;
 mod ignore;
 mod instruction;
 mod lines;
+mod lint;
 mod mount;
 mod parser;
 mod words;
@@ -38,6 +39,7 @@ pub use instruction::{
     Add, Argument, CommandLine, Copy, Health, InlineFile, Instruction, Network, Pair, Run,
     Security, Stage, Stages, Step,
 };
+pub use lint::{Environment, Lint, LintContext, Rule};
 pub use mount::{Device, Mount, MountKind, Sharing};
 pub use parser::{Directive, Dockerfile, Heredoc, Node, Warning};
 

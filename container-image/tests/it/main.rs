@@ -18,6 +18,7 @@ mod faults;
 mod fixture;
 mod http;
 mod layer;
+mod lint;
 mod mirrors;
 mod network;
 mod peers;
