@@ -81,10 +81,12 @@ pub use copy::{CopyOptions, Inspection, Location, Platforms, copy, inspect};
 
 mod builder;
 mod edit;
+mod policy;
 mod random;
 mod repair;
 pub use builder::ImageBuilder;
 pub use edit::ImageEdit;
+pub use policy::{Policy, PublicKey, Trust};
 pub use random::random;
 pub use repair::{Repaired, repair};
 

@@ -20,7 +20,7 @@ use crate::layer::Compression;
 use crate::store::MAX_INDEX_DEPTH;
 use crate::{
     Client, ClientOptions, Descriptor, Document, Error, ErrorKind, Image, ImageConfig, Index,
-    Manifest, Platform, Reference, Result,
+    Manifest, Platform, Policy, Reference, Result,
 };
 use destination::{ToArchive, ToDirectory, ToLayout, ToRegistry, ToStore};
 use source::{FromArchive, FromDirectory};
@@ -47,6 +47,8 @@ pub struct CopyOptions {
     pub client: ClientOptions,
     /// Which images of an index are meant.
     pub platforms: Platforms,
+    /// Which images may be copied from registries; all of them by default.
+    pub policy: Policy,
     /// Where archives are unpacked for as long as they are read; the directory for temporary files by
     /// default.
     pub scratch: PathBuf,
@@ -57,6 +59,7 @@ impl Default for CopyOptions {
         Self {
             client: ClientOptions::default(),
             platforms: Platforms::default(),
+            policy: Policy::default(),
             scratch: std::env::temp_dir(),
         }
     }
@@ -84,7 +87,7 @@ impl fmt::Debug for CopyOptions {
 ///
 /// # Errors
 /// `ImageNotFound`, `AmbiguousName`, `PlatformNotFound`, `BlobNotFound`, `SizeMismatch`,
-/// `DigestMismatch`; those of registries and archives; `UnsupportedIndex` for [`Platforms::All`] into a
+/// `DigestMismatch`; those of registries and archives; `NotTrusted`, `NotSigned`; `UnsupportedIndex` for [`Platforms::All`] into a
 /// Docker archive. The image has no name in the destination then; blobs may have been copied.
 ///
 /// # Examples
@@ -192,9 +195,15 @@ fn copy_opened(from: &Location, to: &Location, options: &CopyOptions) -> Result<
         Platforms::Only(platform) => Some(platform.clone()),
         Platforms::All => None,
     };
+    let mut digests = vec![opened.root.descriptor().digest];
     if let Some(platform) = platform {
         let chosen = Chosen::new(&*opened.source, opened.root, &platform)?;
+        digests.push(chosen.manifest.digest());
         opened.root = Document::Manifest(chosen.manifest);
+    }
+    if let Location::Registry(reference) = from {
+        let client = Client::new(options.client.clone());
+        options.policy.check(&client, reference, &digests)?;
     }
     let cancel = &options.client.cancel;
     let bring = |destination: &mut dyn Destination| {

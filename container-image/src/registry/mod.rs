@@ -6,7 +6,7 @@
 
 mod auth;
 mod auth_file;
-mod base64;
+pub(crate) mod base64;
 mod client;
 mod error;
 mod helper;

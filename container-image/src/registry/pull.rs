@@ -11,7 +11,8 @@ use super::progress::{Progress, Reporter};
 use crate::image::too_deep;
 use crate::store::{Check, MAX_INDEX_DEPTH, from_io};
 use crate::{
-    Descriptor, Digest, Document, Error, Image, Manifest, Platform, Reference, Result, Store, json,
+    Descriptor, Digest, Document, Error, Image, Manifest, Platform, Policy, Reference, Result,
+    Store, json,
 };
 
 /// How to pull.
@@ -22,6 +23,8 @@ pub struct PullOptions {
     pub client: ClientOptions,
     /// Which image of an index to take; that for this host by default.
     pub platform: Option<Platform>,
+    /// Which images may be pulled; all of them by default.
+    pub policy: Policy,
     /// Who is told what happens.
     pub progress: Option<Progress>,
     /// How many layers are worked on at once.
@@ -33,6 +36,7 @@ impl Default for PullOptions {
         Self {
             client: ClientOptions::default(),
             platform: None,
+            policy: Policy::default(),
             progress: None,
             concurrency: DEFAULT_CONCURRENCY,
         }
@@ -75,8 +79,8 @@ pub enum PullStatus {
 /// all is on disk.
 ///
 /// # Errors
-/// Those of [`Client::manifest`], `PlatformNotFound`, `SizeMismatch`, `DigestMismatch`,
-/// `DiffIdMismatch`, those of unpacking, and `SinkFailed`. Layers that came whole stay as blobs for the
+/// Those of [`Client::manifest`], `PlatformNotFound`; `NotTrusted` and `NotSigned`, before anything but
+/// manifests and signatures is fetched; `SizeMismatch`, `DigestMismatch`, `DiffIdMismatch`, those of unpacking, and `SinkFailed`. Layers that came whole stay as blobs for the
 /// next attempt, or until [`Store::prune`]; everything else is undone.
 pub fn pull(
     reference: &Reference,
@@ -94,11 +98,17 @@ pub fn pull(
     let doing = |error: Error| error.context(format!("pull {reference}"));
 
     let found = find(remote, options).map_err(doing)?;
-    let config = blob(remote, found.manifest.config()).map_err(doing)?;
+    // Before anything else of the image is fetched.
     let index_digest = found
         .index
         .as_ref()
         .map(|(descriptor, _)| descriptor.digest);
+    let digests = index_digest.into_iter().chain([found.manifest.digest()]);
+    let trusted = options
+        .policy
+        .check(&client, reference, &digests.collect::<Vec<_>>());
+    trusted.map_err(doing)?;
+    let config = blob(remote, found.manifest.config()).map_err(doing)?;
     let image = Image::new(store, found.manifest, config, index_digest).map_err(doing)?;
     let reporter = Reporter(options.progress.clone());
     let cancel = &*options.client.cancel;

@@ -22,6 +22,7 @@ mod lint;
 mod mirrors;
 mod network;
 mod peers;
+mod policy;
 mod programs;
 mod registry;
 mod store;
