@@ -61,7 +61,7 @@ pub mod user;
 pub mod userns;
 
 pub use container::{
-    Container, CreateOptions, ExecOptions, ExitStatus, Process, Stdio, Supervision,
+    Container, CreateOptions, ExecOptions, ExitStatus, Nsenter, Process, Stdio, Supervision,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use feature::Features;

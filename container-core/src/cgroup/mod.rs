@@ -110,6 +110,32 @@ pub(crate) fn hierarchies() -> Result<Vec<crate::Hierarchy>> {
     Ok(layout.hierarchies.iter().map(of).collect())
 }
 
+/// What a process needs to enter the groups that the process `pid` is in.
+pub(crate) fn join_of(pid: i32) -> Result<Join> {
+    let path = format!("/proc/{pid}/cgroup");
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| Error::os(format!("read {path:?}"), error))?;
+    let mut join = Join::default();
+    for line in text.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(group)) = (fields.next(), fields.next()) else {
+            continue;
+        };
+        let is_meant = |hierarchy: &&layout::Hierarchy| match controllers.split(',').next() {
+            Some("") | None => hierarchy.version == Version::V2,
+            Some(first) => {
+                hierarchy.version == Version::V1
+                    && hierarchy.controllers.iter().any(|it| it == first)
+            }
+        };
+        if let Some(hierarchy) = Layout::host()?.hierarchies.iter().find(is_meant) {
+            let group = hierarchy.mount_point.join(group.trim_start_matches('/'));
+            join.add(hierarchy.version, &group)?;
+        }
+    }
+    Ok(join)
+}
+
 /// Whether `resources` limit anything.
 pub(crate) fn has_limits(resources: &LinuxResources) -> bool {
     !setting::is_empty(resources)

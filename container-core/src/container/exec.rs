@@ -21,7 +21,7 @@ use crate::{Error, ErrorKind, Launcher, Result, Signal, Supervision, Terminal};
 /// As a file descriptor ([`AsFd`]) it becomes readable when its state changes, and stays so once it
 /// has ended. Dropping the handle of an attached process kills it.
 #[derive(Debug)]
-pub struct Process(Handle);
+pub struct Process(pub(super) Handle);
 
 impl Launcher {
     /// Executes a process in a running container; blocks until its program runs.
@@ -205,7 +205,7 @@ impl AsFd for Process {
 /// The `CLONE_NEW*` flags of the namespaces in which `pid` and `launcher` differ.
 ///
 /// Whoever is in a namespace already need not (and a plain user may not) enter it.
-fn foreign_namespaces(pid: i32, launcher: i32) -> Result<u32> {
+pub(super) fn foreign_namespaces(pid: i32, launcher: i32) -> Result<u32> {
     let identity = |pid: i32, name: &str| {
         let path = format!("/proc/{pid}/ns/{name}");
         match fs::metadata(&path) {
@@ -224,7 +224,7 @@ fn foreign_namespaces(pid: i32, launcher: i32) -> Result<u32> {
     Ok(flags)
 }
 
-const NAMESPACES: [(&str, libc::c_int); 8] = [
+pub(super) const NAMESPACES: [(&str, libc::c_int); 8] = [
     ("user", libc::CLONE_NEWUSER),
     ("cgroup", libc::CLONE_NEWCGROUP),
     ("ipc", libc::CLONE_NEWIPC),

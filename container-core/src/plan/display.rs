@@ -272,6 +272,13 @@ impl Display for Step {
             Self::AwaitStart { .. } => f.write_str("wait for the start"),
             Self::SetStdio(_) => f.write_str("put the standard streams in place"),
             Self::PassDescriptor { number, .. } => write!(f, "pass descriptor {number}"),
+            Self::ChangeRoot(_) => f.write_str("enter another root"),
+            Self::EnterDirectory(_) => f.write_str("enter a directory that is open"),
+            Self::SetIds { uid, gid, .. } => {
+                f.write_str("become")?;
+                uid.iter().try_for_each(|uid| write!(f, " user {uid}"))?;
+                gid.iter().try_for_each(|gid| write!(f, " group {gid}"))
+            }
             Self::BecomeInit { .. } => f.write_str("go on below an init"),
             Self::Execute(program) => {
                 f.write_str("execute")?;

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Mount, Process, Spec};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::compile::process::candidates;
 use self::hook::{HookEnd, HookFailure, HookSet, Stage};
 use self::step::{Call, SecurityModule, SlotKind, Step, Tree};
 use crate::feature::Features;
@@ -28,7 +29,7 @@ use crate::state::Confinement;
 use crate::{Error, ErrorKind, Result};
 
 /// A start, ready to be made: the kernel operations in their order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// The `CLONE_*` flags of the new process.
     pub(crate) flags: u64,

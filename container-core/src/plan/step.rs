@@ -81,6 +81,16 @@ pub(crate) enum Step {
     Detach,
     /// Lower directories of the root are named relative to this one.
     ChangeHostDirectory(CString),
+    /// Makes a directory that was opened outside the root, and the working directory.
+    ChangeRoot(Slot),
+    /// Makes a directory that was opened outside the working directory.
+    EnterDirectory(Slot),
+    /// Changes groups, then group, then user, as far as asked for.
+    SetIds {
+        uid: Option<u32>,
+        gid: Option<u32>,
+        drop_groups: bool,
+    },
     /// Copies a tree of the host while it still is a peer of the host's.
     ///
     /// Before [`Step::Detach`], for a mount that is to get the host's later mounts, or to give it its
@@ -416,6 +426,7 @@ pub(crate) enum Call {
     Access = 1,
     Chdir,
     Capset,
+    Chroot,
     Clone,
     Chown,
     CloseRange,
@@ -475,6 +486,7 @@ impl Call {
         (Self::Chdir, "chdir"),
         (Self::Capset, "capset"),
         (Self::Chown, "fchownat"),
+        (Self::Chroot, "chroot"),
         (Self::Clone, "clone"),
         (Self::CloseRange, "close_range"),
         (Self::Dup, "dup3"),

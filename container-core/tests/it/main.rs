@@ -9,6 +9,7 @@ mod hooks;
 mod init;
 mod namespaces;
 mod netns;
+mod nsenter;
 mod plan;
 mod rootless;
 mod rows;

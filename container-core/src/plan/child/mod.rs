@@ -208,6 +208,19 @@ impl Walker<'_> {
                 let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
                 mount::mount_change(c"/", private).at(Call::Mount)
             }
+            Step::ChangeRoot(directory) => {
+                let directory = self.prepared.descriptor(*directory)?;
+                process::fchdir(directory).at(Call::Chdir)?;
+                process::chroot(c".").at(Call::Chroot)
+            }
+            Step::EnterDirectory(directory) => {
+                process::fchdir(self.prepared.descriptor(*directory)?).at(Call::Chdir)
+            }
+            Step::SetIds {
+                uid,
+                gid,
+                drop_groups,
+            } => set_ids(*uid, *gid, *drop_groups),
             Step::ChangeHostDirectory(path) => process::chdir(path.as_c_str()).at(Call::Chdir),
             Step::OpenTree { tree, keep } => self.open_tree(tree, *keep),
             Step::MountRoot {
@@ -320,6 +333,19 @@ impl Walker<'_> {
 fn become_root() -> Walk {
     sys::setresgid(0).at(Call::Setgid)?;
     sys::setresuid(0).at(Call::Setuid)
+}
+
+fn set_ids(uid: Option<u32>, gid: Option<u32>, drop_groups: bool) -> Walk {
+    if drop_groups {
+        sys::setgroups(&[]).at(Call::Setgroups)?;
+    }
+    if let Some(gid) = gid {
+        sys::setresgid(gid).at(Call::Setgid)?;
+    }
+    match uid {
+        Some(uid) => sys::setresuid(uid).at(Call::Setuid),
+        None => Ok(()),
+    }
 }
 
 fn new_time_namespace(offsets: &CStr) -> Walk {

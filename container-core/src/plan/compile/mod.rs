@@ -16,7 +16,7 @@ use crate::{Error, ErrorKind, Result, sys};
 mod attributes;
 mod device;
 mod mount;
-mod process;
+pub(super) mod process;
 mod rootfs;
 
 pub(super) struct Compiler<'a> {

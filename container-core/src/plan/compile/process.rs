@@ -1,5 +1,7 @@
 //! The part of a plan that makes the process what it is to be.
 
+use std::ffi::CString;
+
 use oci_spec::runtime::{Linux, LinuxIdMapping, Process, User};
 
 use super::{Compiler, c_string, is_mapped};
@@ -218,17 +220,7 @@ impl Compiler<'_> {
             .iter()
             .rev()
             .find_map(|entry| entry.strip_prefix("PATH="));
-        let candidates = if name.contains('/') {
-            vec![c_string("process.args", name.as_str())?]
-        } else {
-            path.unwrap_or(DEFAULT_PATH)
-                .split(':')
-                .map(|directory| {
-                    let directory = if directory.is_empty() { "." } else { directory };
-                    c_string("process.args", format!("{directory}/{name}"))
-                })
-                .collect::<Result<_>>()?
-        };
+        let candidates = candidates(name.as_bytes(), path.map(str::as_bytes))?;
         let strings = |what: &str, texts: &[String]| {
             texts
                 .iter()
@@ -243,4 +235,24 @@ impl Compiler<'_> {
                 && !environment.iter().any(|entry| entry.starts_with("HOME=")),
         })
     }
+}
+
+/// The paths at which the program `name` is looked for, in their order.
+pub(crate) fn candidates(name: &[u8], path: Option<&[u8]>) -> Result<Vec<CString>> {
+    if name.contains(&b'/') {
+        return Ok(vec![c_string("the program", name)?]);
+    }
+    let directories = path
+        .unwrap_or(DEFAULT_PATH.as_bytes())
+        .split(|byte| *byte == b':');
+    directories
+        .map(|directory| {
+            let directory = if directory.is_empty() {
+                b"."
+            } else {
+                directory
+            };
+            c_string("the program", [directory, b"/", name].concat().as_slice())
+        })
+        .collect()
 }
