@@ -164,7 +164,8 @@ impl Plan {
     /// Nothing is done to the kernel, and no file is opened.
     ///
     /// Each namespace that the spec lists is new or, with a path, joined; one that it does not list is
-    /// the host's. Only a new mount namespace gets a root file system and mounts.
+    /// the host's. Only a new mount namespace gets a root file system and mounts. A mount that binds a
+    /// file shows that file, and not another one that later gets its name by a rename.
     ///
     /// # Errors
     /// `InvalidInput` for a value that breaks its rules, `Unsupported` naming a field that is set and

@@ -116,8 +116,11 @@ impl Walker<'_> {
                 return self.attach_tree(tree, target, attributes, keep);
             }
             MountSource::New { under, .. } => {
+                // What is not there yet has no permissions to take over.
+                let there = resolve(root, target, DIRECTORY, IN_ROOT).is_ok();
                 let at = open_target(root, target, keep, Make::Directory)?;
-                let tree = self.open_source(source, Some(at.as_fd()))?;
+                let like = Some(at.as_fd()).filter(|_| there && *under == Under::Mode);
+                let tree = self.open_source(source, like)?;
                 if *under == Under::Content {
                     copy_up(at.as_fd(), tree.as_fd())?;
                 }

@@ -12,12 +12,11 @@ use crate::plan::step::{Device, Step};
 use crate::{Error, Result};
 
 /// Links that programs expect in `/dev`.
-const DEVICE_LINKS: [(&str, &str); 6] = [
+const DEVICE_LINKS: [(&str, &str); 5] = [
     ("/proc/self/fd", "/dev/fd"),
     ("/proc/self/fd/0", "/dev/stdin"),
     ("/proc/self/fd/1", "/dev/stdout"),
     ("/proc/self/fd/2", "/dev/stderr"),
-    ("/proc/kcore", "/dev/core"),
     ("pts/ptmx", "/dev/ptmx"),
 ];
 
