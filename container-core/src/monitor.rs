@@ -19,7 +19,7 @@ use crate::container::{ExitStatus, Supervision};
 use crate::launcher::protocol::{Event, Job, tell};
 use crate::plan::child::{Fault, Prepared};
 use crate::plan::hook::{HookFailure, MAX_OUTPUT, Stage};
-use crate::plan::step::Slot;
+use crate::plan::step::{Slot, Step};
 use crate::plan::tree::open_tree;
 use crate::plan::{IdMaps, MappedTree, Plan, Word};
 use crate::state::{self, Cause, ExitRecord, InitRecord};
@@ -428,6 +428,11 @@ fn watch(
                     note_failed_step(job, step, call, errno)?;
                     return Ok(Outcome::Ended(Event::Failed { step, call, errno }));
                 }
+                Some(Word::Listener { number }) => {
+                    hand_on_listener(&job.plan, init, number)
+                        .doing("send the seccomp listener to its agent")?;
+                    init.let_go_on()?;
+                }
                 Some(Word::Hooks) => {
                     for stage in [Stage::Prestart, Stage::CreateRuntime] {
                         if let Err(failure) = hooks::run(&job.plan, stage, init.pid, leash) {
@@ -474,6 +479,18 @@ fn watch(
             let _ = process::pidfd_send_signal(&init.pidfd, Signal::KILL);
         }
     }
+}
+
+/// Gives the agent the listener that the process has as descriptor `number`.
+fn hand_on_listener(plan: &Plan, init: &Init, number: i32) -> Result<(), Errno> {
+    let agent = plan.steps.iter().find_map(|step| match step {
+        Step::LoadFilter { agent, .. } => agent.as_ref(),
+        _ => None,
+    });
+    let agent = agent.ok_or(Errno::PROTO)?;
+    let flags = process::PidfdGetfdFlags::empty();
+    let listener = process::pidfd_getfd(&init.pidfd, number, flags)?;
+    agent.send(init.pid, listener.as_fd())
 }
 
 /// Ends a container of which a hook failed.

@@ -13,6 +13,7 @@ use crate::container::ExitStatus;
 use crate::plan::Plan;
 use crate::plan::hook::{HookFailure, HookSet};
 use crate::plan::step::Step;
+use crate::seccomp::Agent;
 use crate::{Error, ErrorKind, Result};
 
 /// The record of a live container's first process, in its state directory.
@@ -125,6 +126,14 @@ impl Confinement {
                 .id_maps
                 .as_ref()
                 .is_some_and(|maps| maps.deny_setgroups),
+        }
+    }
+
+    /// Who listens for the calls that the filter leaves to him.
+    pub(crate) fn agent(&mut self) -> Option<&mut Agent> {
+        match &mut self.filter {
+            Some(Step::LoadFilter { agent, .. }) => agent.as_deref_mut(),
+            _ => None,
         }
     }
 

@@ -61,7 +61,10 @@ impl Launcher {
         let Some(target) = &container.handle.pidfd else {
             return Err(Error::new(ErrorKind::InvalidState, "NotRunning", ENDED));
         };
-        let confinement = container.confinement()?;
+        let mut confinement = container.confinement()?;
+        if let Some(agent) = confinement.agent() {
+            agent.init = Some(container.handle.pid);
+        }
         let cgroup = confinement.cgroup.as_ref();
         if !options.ignore_paused && cgroup.map(Cgroup::is_frozen).transpose()? == Some(true) {
             let what = "execute a process in a paused container";

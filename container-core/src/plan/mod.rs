@@ -216,6 +216,8 @@ pub(crate) enum Word {
     Ready,
     /// A step failed, and the child is gone.
     Failed { step: u16, call: u8, errno: i32 },
+    /// This is its descriptor of a seccomp listener; the child waits.
+    Listener { number: i32 },
     /// The hooks outside of the container are to run; the child waits.
     Hooks,
     /// A hook failed, and the child is gone. The beginning of its output follows, to the end.
@@ -231,6 +233,7 @@ impl Word {
             Self::Ready => (2, 0, 0, 0),
             Self::Failed { step, call, errno } => (3, call, step, errno),
             Self::Hooks => (4, 0, 0, 0),
+            Self::Listener { number } => (6, 0, 0, number),
             Self::HookFailed { stage, at, end } => (5, stage as u8, at, end.to_number()),
         };
         let ([s0, s1], [e0, e1, e2, e3]) = (step.to_ne_bytes(), errno.to_ne_bytes());
@@ -248,6 +251,9 @@ impl Word {
                 errno: i32::from_ne_bytes([e0, e1, e2, e3]),
             }),
             4 => Some(Self::Hooks),
+            6 => Some(Self::Listener {
+                number: i32::from_ne_bytes([e0, e1, e2, e3]),
+            }),
             5 => Some(Self::HookFailed {
                 stage: Stage::from_number(call)?,
                 at: u16::from_ne_bytes([s0, s1]),
@@ -352,6 +358,7 @@ mod tests {
             Word::Ready,
             failed,
             Word::Hooks,
+            Word::Listener { number: 300 },
             hook(HookEnd::Code(255)),
             hook(HookEnd::Signal(9)),
             hook(HookEnd::TimedOut),

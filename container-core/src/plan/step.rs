@@ -5,7 +5,7 @@ use std::ffi::CString;
 use serde::{Deserialize, Serialize};
 
 use super::hook::Stage;
-use crate::seccomp::Instruction;
+use crate::seccomp::{Agent, Instruction};
 use crate::sys::SchedAttr;
 
 /// The place of a descriptor in the list that travels with a plan.
@@ -195,6 +195,8 @@ pub(crate) enum Step {
     LoadFilter {
         instructions: Vec<Instruction>,
         flags: u32,
+        /// Who gets the listener, of a filter that has one.
+        agent: Option<Box<Agent>>,
     },
     /// Drops all capabilities but `keep` from the bounding set; needs CAP_SETPCAP.
     LimitCapabilities {

@@ -14,6 +14,7 @@ use oci_spec::runtime::{
 use serde::{Deserialize, Serialize};
 
 use super::arch::{Machine, X32_BIT};
+use crate::sys::NEW_LISTENER;
 use crate::{Error, ErrorKind, Result};
 
 /// One instruction, laid out as `struct sock_filter` of `linux/filter.h`.
@@ -55,8 +56,8 @@ pub struct Filter {
 ///
 /// # Errors
 /// `InvalidFilter` for an argument index above 5, an error number above 65535 or on an action without
-/// one, or more than 4096 instructions; `Unsupported` with the same code for `SCMP_ACT_NOTIFY`, and on
-/// an architecture without a table.
+/// one, more than 4096 instructions, or `SCMP_ACT_NOTIFY` as the default or for `write`, which a process
+/// needs before anybody listens; `Unsupported` with the same code on an architecture without a table.
 ///
 /// # References
 /// `seccomp(2)`; runtime-spec `config-linux.md#seccomp`.
@@ -69,7 +70,7 @@ pub fn compile(filter: &LinuxSeccomp) -> Result<Filter> {
     }
     let compiled = Filter {
         instructions: program(filter)?.into(),
-        flags: flags(filter),
+        flags: flags(filter)?,
     };
     let mut recent = lock();
     if recent.len() == REMEMBERED {
@@ -462,10 +463,6 @@ impl Shared {
 /// The value that the kernel acts on, `SECCOMP_RET_*` with its data.
 fn action(action: Action, errno: Option<u32>) -> Result<u32> {
     let takes_errno = matches!(action, Action::ScmpActErrno | Action::ScmpActTrace);
-    if action == Action::ScmpActNotify {
-        let what = "compile a seccomp filter with SCMP_ACT_NOTIFY, for which nothing listens";
-        return Err(Error::new(ErrorKind::Unsupported, "InvalidFilter", what));
-    }
     match errno {
         Some(errno) if !takes_errno => {
             let what = format!("compile a seccomp filter: {action} with error number {errno}");
@@ -479,16 +476,34 @@ fn action(action: Action, errno: Option<u32>) -> Result<u32> {
     }
 }
 
-/// Thread synchronisation is for programs that filter themselves: the process has one thread.
-fn flags(filter: &LinuxSeccomp) -> u32 {
-    filter.flags().iter().flatten().fold(0, |flags, flag| {
+/// `SECCOMP_FILTER_FLAG_*`, with a listener if a rule needs one.
+fn flags(filter: &LinuxSeccomp) -> Result<u32> {
+    let flags = filter.flags().iter().flatten().fold(0, |flags, flag| {
         flags
             | match flag {
-                LinuxSeccompFilterFlag::SeccompFilterFlagTsync => 1,
+                LinuxSeccompFilterFlag::SeccompFilterFlagTsync => TSYNC,
                 LinuxSeccompFilterFlag::SeccompFilterFlagLog => 2,
                 LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => 4,
                 LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => 32,
             }
+    });
+    let rules = filter.syscalls().iter().flatten();
+    let notifying = rules.filter(|rule| rule.action() == Action::ScmpActNotify);
+    if filter.default_action() == Action::ScmpActNotify {
+        let what = "compile a seccomp filter with SCMP_ACT_NOTIFY as its default";
+        return Err(Error::invalid("InvalidFilter", what));
+    }
+    if notifying
+        .clone()
+        .any(|rule| rule.names().iter().any(|name| name == "write"))
+    {
+        let what = "compile a seccomp filter with SCMP_ACT_NOTIFY for write";
+        return Err(Error::invalid("InvalidFilter", what));
+    }
+    Ok(match notifying.count() {
+        0 => flags,
+        // The kernel takes only one of the two, and the process has one thread.
+        _ => flags & !TSYNC | NEW_LISTENER,
     })
 }
 
@@ -529,6 +544,9 @@ fn give(action: u32) -> Instruction {
 fn instruction(code: u16, jt: u8, jf: u8, k: u32) -> Instruction {
     Instruction { code, jt, jf, k }
 }
+
+/// Thread synchronisation, for programs that filter themselves.
+const TSYNC: u32 = 1;
 
 /// The most runs that share their ends: jumps of comparisons have eight bits.
 const SHARED: usize = 100;

@@ -237,7 +237,7 @@ mod native {
         for rule in [
             r#"{"names":["read"],"action":"SCMP_ACT_KILL","errnoRet":3}"#,
             r#"{"names":["read"],"action":"SCMP_ACT_ERRNO","errnoRet":70000}"#,
-            r#"{"names":["read"],"action":"SCMP_ACT_NOTIFY"}"#,
+            r#"{"names":["read","write"],"action":"SCMP_ACT_NOTIFY"}"#,
             r#"{"names":["read"],"action":"SCMP_ACT_ERRNO",
                 "args":[{"index":6,"value":1,"op":"SCMP_CMP_EQ"}]}"#,
         ] {
@@ -252,6 +252,20 @@ mod native {
             })
             .collect();
         assert_eq!(error("SCMP_ACT_ALLOW", &many.join(",")), "InvalidFilter");
+    }
+
+    #[test]
+    fn calls_left_to_somebody_need_a_listener() {
+        let rule = r#"{"names":["mkdir"],"action":"SCMP_ACT_NOTIFY"}"#;
+        let mut filter = filter("SCMP_ACT_ALLOW", rule);
+        filter.set_flags(Some(vec![
+            oci_spec::runtime::LinuxSeccompFilterFlag::SeccompFilterFlagTsync,
+        ]));
+        let filter = compile(&filter).unwrap();
+        assert_eq!(filter.flags, 8, "a listener, and no thread to synchronise");
+        let got = ask(&filter.instructions, Machine::X86_64, "mkdir", &[]);
+        assert_eq!(got, 0x7fc0_0000);
+        assert_eq!(error("SCMP_ACT_NOTIFY", ""), "InvalidFilter");
     }
 
     #[test]

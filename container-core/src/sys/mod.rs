@@ -6,6 +6,7 @@
 
 mod bpf;
 pub(crate) mod init;
+pub(crate) mod notify;
 
 use std::ffi::{CStr, c_char, c_int, c_long, c_void};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -32,6 +33,9 @@ pub(crate) const CLONE_NEWUSER: u64 = 0x1000_0000;
 
 /// `CLONE_INTO_CGROUP`, likewise.
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
+/// `SECCOMP_FILTER_FLAG_NEW_LISTENER` of `linux/seccomp.h`.
+pub(crate) const NEW_LISTENER: u32 = 1 << 3;
 
 /// What `clone3` gave to which side.
 pub(crate) enum Cloned {
@@ -212,26 +216,34 @@ pub(crate) fn close_from(first: u32) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
 }
 
-/// Loads a seccomp filter.
+/// Loads a seccomp filter; gives its listener, close-on-exec, where `flags` ask for one.
 ///
 /// # References
-/// `seccomp(2)` with `SECCOMP_SET_MODE_FILTER`.
-pub(crate) fn seccomp_filter(program: &[Instruction], flags: u32) -> Result<(), Errno> {
+/// `seccomp(2)` with `SECCOMP_SET_MODE_FILTER`; `SECCOMP_FILTER_FLAG_NEW_LISTENER` Linux 5.0.
+pub(crate) fn seccomp_filter(
+    program: &[Instruction],
+    flags: u32,
+) -> Result<Option<OwnedFd>, Errno> {
     let program = SockFprog {
         len: u16::try_from(program.len()).map_err(|_| Errno::TOOBIG)?,
         filter: program.as_ptr(),
     };
     // SAFETY: `program` points at `len` instructions in the kernel's layout, which the kernel copies
     // and verifies.
-    check(unsafe {
+    let result = check(unsafe {
         libc::syscall(
             libc::SYS_seccomp,
             libc::SECCOMP_SET_MODE_FILTER,
             flags,
             &raw const program,
         )
-    })
-    .map(drop)
+    })?;
+    if flags & NEW_LISTENER == 0 {
+        return Ok(None);
+    }
+    let listener = RawFd::try_from(result).map_err(|_| Errno::BADF)?;
+    // SAFETY: the kernel gave a new descriptor, which nobody else owns.
+    Ok(Some(unsafe { OwnedFd::from_raw_fd(listener) }))
 }
 
 /// Enters the namespace that `namespace` refers to, which must be of the kind `flag`.

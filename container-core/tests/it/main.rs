@@ -17,6 +17,7 @@ mod plan;
 mod rootless;
 mod rows;
 mod runtime;
+mod seccomp;
 mod start;
 mod supervision;
 mod support;

@@ -275,7 +275,7 @@ fn plans_say_which_namespaces_are_entered() {
 }
 
 /// The command and environment that play a role in a container.
-fn set_role(spec: &mut Spec, name: &str, more: &[&str]) {
+pub(crate) fn set_role(spec: &mut Spec, name: &str, more: &[&str]) {
     let (arguments, variable) = role::arguments(name);
     edit_process(spec, |process| {
         let command = std::iter::once("/probe".to_owned()).chain(arguments);

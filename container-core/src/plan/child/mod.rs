@@ -5,7 +5,7 @@
 //! and a container must not depend on the state of the heap that it was cloned from.
 
 use std::ffi::{CStr, c_char};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{self, CWD, Mode, OFlags};
 use rustix::io::{self, Errno};
@@ -282,7 +282,16 @@ impl Walker<'_> {
             Step::LoadFilter {
                 instructions,
                 flags,
-            } => sys::seccomp_filter(instructions, *flags).at(Call::Seccomp),
+                ..
+            } => match sys::seccomp_filter(instructions, *flags).at(Call::Seccomp)? {
+                // Before anything waits for an answer somebody has to be there to give it.
+                Some(listener) => {
+                    let number = listener.as_raw_fd();
+                    self.tell(Word::Listener { number })?;
+                    await_byte(self.gate)
+                }
+                None => Ok(()),
+            },
             Step::LimitCapabilities { keep } => limit_capabilities(*keep),
             Step::OpenTerminal {
                 socket,

@@ -8,7 +8,8 @@ use super::{Compiler, c_string, is_mapped};
 use crate::plan::hook::Stage;
 use crate::plan::mounts::inside;
 use crate::plan::step::{Account, Capabilities, Place, Program, Slot, SlotKind, Step};
-use crate::{Error, Result, capability, seccomp};
+use crate::seccomp::{self, Agent};
+use crate::{Error, Result, capability, sys};
 
 /// The search path of a process that has none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -49,10 +50,13 @@ impl Compiler<'_> {
         }
         self.set_attributes(process)?;
         let restricted = process.no_new_privileges() == Some(true);
-        let (early, late) = if restricted {
-            (None, filter)
-        } else {
-            (filter, None)
+        let listens = matches!(&filter, Some(Step::LoadFilter { agent: Some(_), .. }));
+        let (early, waiting, late) = match (restricted, listens) {
+            (false, _) => (filter, None, None),
+            // Its agent is to be there when the container is created, and who hands the listener on
+            // may be gone later.
+            (true, true) => (None, filter, None),
+            (true, false) => (None, None, filter),
         };
         if restricted {
             self.steps.push(Step::NoNewPrivileges);
@@ -72,6 +76,7 @@ impl Compiler<'_> {
             let candidates = program.candidates.clone();
             self.steps.push(Step::CheckProgram(candidates));
         }
+        self.steps.extend(waiting);
         if self.options.wait_for_start {
             let start = self.slot(SlotKind::Start);
             self.steps.push(Step::AwaitStart {
@@ -203,9 +208,17 @@ impl Compiler<'_> {
             return Ok(None);
         };
         let filter = seccomp::compile(profile)?;
+        let agent = match filter.flags & sys::NEW_LISTENER {
+            0 => None,
+            _ => {
+                let id = self.options.id.as_deref();
+                Some(Box::new(Agent::of(self.spec, profile, self.bundle, id)?))
+            }
+        };
         Ok(Some(Step::LoadFilter {
             instructions: filter.instructions.to_vec(),
             flags: filter.flags,
+            agent,
         }))
     }
 
