@@ -251,7 +251,7 @@ fn log_in_and_out(registry: &str, user: &str, password: &str) {
 #[test]
 fn a_login_is_kept_if_the_registry_takes_it() {
     let mut options = ServerOptions::default();
-    options.credentials = Some(Credentials::new("user", "pass:word"));
+    options.authenticator = Some(Arc::new(Credentials::new("user", "pass:word")));
     let server = Server::start(options).unwrap();
     log_in_and_out(&server.address().to_string(), "user", "pass:word");
 }
@@ -281,7 +281,7 @@ fn skopeo_and_this_crate_read_the_logins_of_each_other() {
         return;
     }
     let mut options = ServerOptions::default();
-    options.credentials = Some(Credentials::new("user", "secret"));
+    options.authenticator = Some(Arc::new(Credentials::new("user", "secret")));
     let server = Server::start(options).unwrap();
     let registry = server.address().to_string();
     let dir = temp_dir();
@@ -345,7 +345,7 @@ fn helpers_keep_what_the_file_does_not() {
         (Value::Null, "credHelpers"),
     ] {
         let mut options = ServerOptions::default();
-        options.credentials = Some(Credentials::new("user", "secret"));
+        options.authenticator = Some(Arc::new(Credentials::new("user", "secret")));
         let server = Server::start(options).unwrap();
         let registry = server.address().to_string();
         let config = if config.is_null() {
@@ -432,7 +432,7 @@ fn helpers_that_are_none_or_misbehave_are_errors() {
     program(&folder.join("docker-credential-hangs"), &script);
     fs::write(&path, json!({"credsStore": "hangs"}).to_string()).unwrap();
     let mut options = ServerOptions::default();
-    options.credentials = Some(Credentials::new("user", "secret"));
+    options.authenticator = Some(Arc::new(Credentials::new("user", "secret")));
     let server = Server::start(options).unwrap();
     let mut options = impatient();
     options.auth_file = Some(file);

@@ -25,5 +25,6 @@ mod peers;
 mod policy;
 mod programs;
 mod registry;
+mod server;
 mod store;
 mod tls;

@@ -271,7 +271,7 @@ fn progress_tells_each_layer_from_start_to_end() {
 #[test]
 fn basic_credentials_open_and_wrong_ones_do_not() {
     let mut options = ServerOptions::default();
-    options.credentials = Some(Credentials::new("user", "secret"));
+    options.authenticator = Some(Arc::new(Credentials::new("user", "secret")));
     let server = Server::start(options).unwrap();
     let reference = reference(&server, "private/app");
     let dir = temp_dir();

@@ -17,7 +17,7 @@ impl Client {
     /// The tags of the repository of `reference`, page by page as they are asked for.
     #[must_use]
     pub fn tags(&self, reference: &Reference) -> Names {
-        let path = format!("{}/tags/list", reference.repository());
+        let path = format!("{}/tags/list?n={PAGE}", reference.repository());
         let call = Call::of(reference, Access::Pull, "GET", path);
         Names::new(self, call, |page: Page| page.tags)
     }
@@ -29,7 +29,7 @@ impl Client {
             registry,
             scope: "registry:catalog:*".into(),
             method: "GET",
-            path: "_catalog".into(),
+            path: format!("_catalog?n={PAGE}"),
             headers: Vec::new(),
             is_login: false,
         };
@@ -235,5 +235,7 @@ fn next_page(url: &Url, path: &str, response: &Response) -> Option<String> {
         .map(ToOwned::to_owned)
 }
 
+/// How many names to ask for at once: a page is far below the bound of documents then.
+const PAGE: usize = 1000;
 /// More than anybody attaches to an image.
 const MAX_REFERRERS: usize = 10_000;

@@ -6,7 +6,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::SystemTime;
 
 use super::lock;
 
@@ -14,8 +15,39 @@ use super::lock;
 pub(super) enum Files {
     Directory(PathBuf),
     Memory {
-        files: Mutex<BTreeMap<String, Arc<[u8]>>>,
+        files: Mutex<BTreeMap<String, Kept>>,
         room: Arc<Room>,
+        gate: RwLock<()>,
+    },
+}
+
+/// A file in memory.
+#[derive(Clone)]
+pub(super) struct Kept {
+    bytes: Arc<[u8]>,
+    modified: SystemTime,
+}
+
+impl Kept {
+    fn new(bytes: Vec<u8>) -> Self {
+        Self {
+            bytes: bytes.into(),
+            modified: SystemTime::now(),
+        }
+    }
+}
+
+/// Holds the gate between those who add and those who sweep, other programs on the same directory included.
+pub(super) enum Guard<'a> {
+    /// The lock goes with the file.
+    File {
+        _file: File,
+    },
+    Shared {
+        _guard: RwLockReadGuard<'a, ()>,
+    },
+    Exclusive {
+        _guard: RwLockWriteGuard<'a, ()>,
     },
 }
 
@@ -42,7 +74,81 @@ impl Files {
         Self::Memory {
             files: Mutex::default(),
             room: Arc::new(Room(AtomicU64::new(limit))),
+            gate: RwLock::default(),
         }
+    }
+
+    /// Keeps sweepers out, while something is added that refers to what is there.
+    pub(super) fn share(&self) -> io::Result<Guard<'_>> {
+        match self {
+            Self::Directory(root) => {
+                let file = gate(root)?;
+                file.lock_shared()?;
+                Ok(Guard::File { _file: file })
+            }
+            Self::Memory { gate, .. } => {
+                let _guard = gate.read().unwrap_or_else(PoisonError::into_inner);
+                Ok(Guard::Shared { _guard })
+            }
+        }
+    }
+
+    /// Keeps everybody else out who adds or sweeps.
+    pub(super) fn close(&self) -> io::Result<Guard<'_>> {
+        match self {
+            Self::Directory(root) => {
+                let file = gate(root)?;
+                file.lock()?;
+                Ok(Guard::File { _file: file })
+            }
+            Self::Memory { gate, .. } => {
+                let _guard = gate.write().unwrap_or_else(PoisonError::into_inner);
+                Ok(Guard::Exclusive { _guard })
+            }
+        }
+    }
+
+    /// When a file was put or touched last, and its size; `None` if there is none.
+    pub(super) fn modified(&self, key: &str) -> io::Result<Option<(SystemTime, u64)>> {
+        match self {
+            Self::Directory(root) => match fs::metadata(root.join(key)) {
+                Ok(meta) => Ok(Some((meta.modified()?, meta.len()))),
+                Err(error) if is_missing(&error) => Ok(None),
+                Err(error) => Err(error),
+            },
+            Self::Memory { files, .. } => Ok(lock(files)
+                .get(key)
+                .map(|kept| (kept.modified, kept.bytes.len() as u64))),
+        }
+    }
+
+    /// Makes a file as good as new; tells whether it is there.
+    pub(super) fn touch(&self, key: &str) -> io::Result<bool> {
+        match self {
+            Self::Directory(root) => match File::options().write(true).open(root.join(key)) {
+                Ok(file) => file.set_modified(SystemTime::now()).map(|()| true),
+                Err(error) if is_missing(&error) => Ok(false),
+                Err(error) => Err(error),
+            },
+            Self::Memory { files, .. } => {
+                let mut files = lock(files);
+                let kept = files.get_mut(key);
+                Ok(kept.map(|kept| kept.modified = SystemTime::now()).is_some())
+            }
+        }
+    }
+
+    /// The sorted names of all repositories.
+    pub(super) fn repositories(&self) -> io::Result<Vec<String>> {
+        let keys = self.list("repositories")?;
+        let mut names: Vec<String> = keys
+            .iter()
+            .filter_map(|key| key.strip_prefix("repositories/"))
+            .filter_map(|key| key.split_once("/_").map(|(name, _)| name.to_owned()))
+            .collect();
+        names.sort();
+        names.dedup();
+        Ok(names)
     }
 
     /// Opens a file at `offset`, with its whole size.
@@ -62,11 +168,11 @@ impl Files {
                 Ok(Some((Box::new(file), meta.len())))
             }
             Self::Memory { files, .. } => {
-                let Some(bytes) = lock(files).get(key).cloned() else {
+                let Some(kept) = lock(files).get(key).cloned() else {
                     return Ok(None);
                 };
-                let size = bytes.len() as u64;
-                let mut cursor = Cursor::new(bytes);
+                let size = kept.bytes.len() as u64;
+                let mut cursor = Cursor::new(kept.bytes);
                 cursor.set_position(offset);
                 Ok(Some((Box::new(cursor), size)))
             }
@@ -125,9 +231,9 @@ impl Files {
                 Ok(())
             }
             (Self::Memory { files, .. }, Draft::Memory { bytes, room }) => {
-                let bytes = std::mem::take(bytes);
-                if let Some(before) = lock(files).insert(key.to_owned(), bytes.into()) {
-                    room.free(before.len());
+                let kept = Kept::new(std::mem::take(bytes));
+                if let Some(before) = lock(files).insert(key.to_owned(), kept) {
+                    room.free(before.bytes.len());
                 }
                 Ok(())
             }
@@ -148,9 +254,9 @@ impl Files {
                 Err(error) if !is_missing(&error) => Err(error),
                 _ => Ok(()),
             },
-            Self::Memory { files, room } => {
+            Self::Memory { files, room, .. } => {
                 if let Some(before) = lock(files).remove(key) {
-                    room.free(before.len());
+                    room.free(before.bytes.len());
                 }
                 Ok(())
             }
@@ -199,7 +305,27 @@ impl Files {
     }
 }
 
+fn gate(root: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(root.join("lock"))
+}
+
 impl Draft {
+    /// Reads what was written.
+    pub(super) fn reader(&mut self) -> io::Result<Box<dyn Read + '_>> {
+        match self {
+            Self::Directory { file, .. } => {
+                file.rewind()?;
+                Ok(Box::new(file))
+            }
+            Self::Memory { bytes, .. } => Ok(Box::new(&bytes[..])),
+        }
+    }
+
     pub(super) fn size_bytes(&self) -> u64 {
         match self {
             Self::Directory { size, .. } => *size,

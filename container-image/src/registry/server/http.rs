@@ -26,13 +26,18 @@ impl Request {
         self.target.split('?').next().unwrap_or("")
     }
 
-    /// The decoded value of `key` in the query.
+    /// The first decoded value of `key` in the query.
     pub(super) fn query(&self, key: &str) -> Option<String> {
-        let (_, query) = self.target.split_once('?')?;
-        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        self.queries(key).next()
+    }
+
+    /// All of the decoded values of `key` in the query.
+    pub(super) fn queries(&self, key: &str) -> impl Iterator<Item = String> {
+        let query = self.target.split_once('?').map_or("", |(_, query)| query);
+        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
         pairs
-            .find(|(name, _)| *name == key)
-            .and_then(|(_, value)| unescape(value))
+            .filter(move |(name, _)| *name == key)
+            .filter_map(|(_, value)| unescape(value))
     }
 }
 
@@ -357,6 +362,7 @@ fn reason(status: u16) -> &'static str {
         206 => "Partial Content",
         400 => "Bad Request",
         401 => "Unauthorized",
+        403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
         413 => "Content Too Large",

@@ -1,9 +1,9 @@
 //! A small registry to embed: for tests, for programs that hand images to each other, and to try
 //! things without a network.
 //!
-//! It speaks the distribution specification (pull, push monolithic and in chunks, mount, tags,
-//! catalog, deletion, ranges), encrypted if it has a certificate, with a thread per connection. By default it listens on
-//! loopback only and keeps everything in memory.
+//! It speaks the distribution specification (pull, push monolithic and in chunks, mount, tags, referrers,
+//! catalog, deletion, ranges), encrypted if it has a certificate, with a thread per connection. By default it
+//! listens on loopback only, keeps everything in memory and lets everybody in.
 //!
 //! ```text
 //! root/
@@ -14,14 +14,22 @@
 //!   repositories/<name>/_referrers/<subject>/<hex>
 //!                                        says what has this subject; holds its descriptor
 //!   uploads/                             unfinished blobs
+//!   lock                                 shared by who adds, exclusive for who collects garbage
 //! ```
 //!
 //! Every file appears by rename; several servers may serve one root.
 
+mod access;
+mod address;
 mod api;
+mod blobs;
 mod fault;
 mod files;
+mod garbage;
+mod htpasswd;
 mod http;
+mod manifests;
+mod parts;
 mod tls;
 
 use std::fmt;
@@ -33,12 +41,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::auth::Credentials;
 use crate::{Error, Result};
 use api::Api;
 use fault::Faults;
 
+pub use access::{Action, Authenticator, Authorizer, Project, Projects, Role};
 pub use fault::Fault;
+pub use garbage::{Garbage, GarbageOptions};
+pub use htpasswd::Htpasswd;
 pub use tls::ServerTls;
 
 /// How to serve.
@@ -51,8 +61,10 @@ pub struct ServerOptions {
     pub root: Option<PathBuf>,
     /// How many bytes to keep in memory, when there is no directory.
     pub memory_bytes: u64,
-    /// Who may use it; everybody if there are no credentials.
-    pub credentials: Option<Credentials>,
+    /// Who is believed to be who he says; nobody has to say if there is none.
+    pub authenticator: Option<Arc<dyn Authenticator>>,
+    /// Who may do what; without it, everybody whom the authenticator knows may do everything.
+    pub authorizer: Option<Arc<dyn Authorizer>>,
     /// Who the server shows to be; without it, it talks plain HTTP.
     pub tls: Option<ServerTls>,
     /// How long a client may be silent.
@@ -65,7 +77,8 @@ impl Default for ServerOptions {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             root: None,
             memory_bytes: 1 << 30,
-            credentials: None,
+            authenticator: None,
+            authorizer: None,
             tls: None,
             idle_timeout: Duration::from_secs(60),
         }
@@ -142,6 +155,14 @@ impl Server {
     /// Forgets what it served.
     pub fn clear_log(&self) {
         lock(&self.shared.log).clear();
+    }
+
+    /// Removes blobs that no manifest needs, and gives up old uploads. Nobody can push meanwhile; pulls go on.
+    ///
+    /// # Errors
+    /// `Os`; what was removed until then is gone.
+    pub fn collect_garbage(&self, options: &GarbageOptions) -> Result<Garbage> {
+        self.shared.api.collect(options)
     }
 
     /// Lets the next `times` requests of `method` with `part` in their target go wrong. Requests
