@@ -10,7 +10,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::file::{read, write};
 use super::layout::Version;
-use super::{Cgroup, PATIENCE};
+use super::{Cgroup, PATIENCE, tree};
 use crate::{Error, ErrorKind, Result};
 
 impl Cgroup {
@@ -101,13 +101,14 @@ impl Cgroup {
             }
             Ok(())
         });
-        let thawed = freezer.map_or(Ok(()), |freezer| freezer.set(false));
+        let thawed = freezer.map_or(Ok(()), |freezer| freezer.thaw_all());
         killed.and(thawed)
     }
 
     /// The unified one if there is one: what it stops can still be killed.
     fn freezer(&self) -> Result<Freezer> {
         let unified = self.unified().map(|group| Freezer {
+            version: Version::V2,
             file: group.directory.join("cgroup.freeze"),
             words: ("1", "0"),
             report: group.directory.join("cgroup.events"),
@@ -126,6 +127,7 @@ impl Cgroup {
         };
         let file = group.join("freezer.state");
         Ok(Freezer {
+            version: Version::V1,
             report: file.clone(),
             file,
             words: ("FROZEN", "THAWED"),
@@ -136,6 +138,7 @@ impl Cgroup {
 
 /// The files that stop a group and tell that it has stopped.
 struct Freezer {
+    version: Version,
     file: PathBuf,
     words: (&'static str, &'static str),
     report: PathBuf,
@@ -145,6 +148,15 @@ struct Freezer {
 impl Freezer {
     fn set(&self, frozen: bool) -> Result<()> {
         write(&self.file, if frozen { self.words.0 } else { self.words.1 })
+    }
+
+    /// Lets groups below go on, too, that stopped themselves: version 1 kills nothing there.
+    fn thaw_all(&self) -> Result<()> {
+        self.set(false)?;
+        match (self.version, self.file.parent()) {
+            (Version::V1, Some(group)) => tree::write_below(group, c"freezer.state", self.words.1),
+            _ => Ok(()),
+        }
     }
 
     fn wait(&self, deadline: Instant) -> Result<()> {

@@ -394,18 +394,24 @@ impl Files<'_> {
     }
 
     /// Lines of device, word, number. The recursive files count groups below, too (Linux 4.18).
+    ///
+    /// Throttling counts all requests, but newer kernels only once it limits some; the scheduler counts
+    /// what it schedules.
     fn io_v1(&self) -> Result<BTreeMap<String, IoStats>> {
         let mut devices: BTreeMap<String, IoStats> = BTreeMap::new();
-        for (file, bytes) in [("io_service_bytes", true), ("io_serviced", false)] {
-            let text = match self.read(&format!("blkio.throttle.{file}_recursive"))? {
+        for (who, file, bytes) in [
+            ("throttle", "io_service_bytes", true),
+            ("throttle", "io_serviced", false),
+            ("bfq", "io_service_bytes", true),
+            ("bfq", "io_serviced", false),
+        ] {
+            let text = match self.read(&format!("blkio.{who}.{file}_recursive"))? {
                 Some(text) => Some(text),
-                None => self.read(&format!("blkio.throttle.{file}"))?,
+                None => self.read(&format!("blkio.{who}.{file}"))?,
             };
             for line in text.unwrap_or_default().lines() {
-                let mut words = line.split(' ');
-                let (Some(device), Some(what), Some(number)) =
-                    (words.next(), words.next(), words.next())
-                else {
+                let words: Vec<_> = line.split(' ').collect();
+                let [device, what, number] = words[..] else {
                     continue;
                 };
                 let io = devices.entry(device.to_owned()).or_default();
@@ -419,7 +425,7 @@ impl Files<'_> {
                     // Sums of the others.
                     _ => continue,
                 };
-                *field = number.parse().unwrap_or(0);
+                *field = number.parse().unwrap_or(0).max(*field);
             }
         }
         devices.retain(|_, io| *io != IoStats::default());

@@ -4,7 +4,7 @@
 //! descriptor, one name at a time, so that neither depth nor names matter.
 
 use std::collections::BTreeSet;
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::thread;
@@ -93,6 +93,16 @@ pub(super) fn read_below(group: &Path, name: &OsStr, visit: &mut dyn FnMut(&str)
         Ok(())
     });
     tolerate(outcome, "read what is below", group)
+}
+
+/// Writes `value` to the file `name` of every group below `group`.
+pub(super) fn write_below(group: &Path, name: &CStr, value: &str) -> Result<()> {
+    let outcome = walk(group, &mut |parent, child| {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = openat(open(parent, child)?, name, flags, Mode::empty())?;
+        rustix::io::write(file, value.as_bytes()).map(drop)
+    });
+    tolerate(outcome, "write to what is below", group)
 }
 
 /// That a group is gone is no failure.

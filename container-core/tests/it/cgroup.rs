@@ -9,7 +9,7 @@ use container_core::ErrorKind;
 use container_core::cgroup::{Cgroup, CgroupPath};
 use container_core::oci_spec::runtime::LinuxResources;
 
-use crate::support::group::{Guard, create, has_v1, name, privileged, resources};
+use crate::support::group::{Guard, create, name, privileged, resources};
 
 #[test]
 fn hostile_names_have_no_effect() {
@@ -42,30 +42,42 @@ fn privileged_limits_are_set_and_read_back() {
     if !privileged() {
         return;
     }
-    let json = r#"{"memory":{"limit":67108864},"pids":{"limit":20},
-        "cpu":{"shares":2048,"quota":50000,"period":100000,"cpus":"0","mems":"0"}}"#;
+    let json = r#"{"memory":{"limit":67108864,"reservation":33554432},"pids":{"limit":20},
+        "cpu":{"shares":2048,"quota":50000,"period":100000,"burst":20000,"cpus":"0","mems":"0"}}"#;
     let group = create("limits", json);
-    if !has_v1(&group, "memory") {
-        return;
-    }
-    for (controller, file, want) in [
-        ("memory", "memory.limit_in_bytes", "67108864"),
-        ("pids", "pids.max", "20"),
-        ("cpu", "cpu.shares", "2048"),
-        ("cpu", "cpu.cfs_quota_us", "50000"),
-        ("cpu", "cpu.cfs_period_us", "100000"),
-        ("cpuset", "cpuset.cpus", "0"),
-        ("cpuset", "cpuset.mems", "0"),
+    for (controller, v1, v2) in [
+        (
+            "memory",
+            "memory.limit_in_bytes=67108864",
+            "memory.max=67108864",
+        ),
+        (
+            "memory",
+            "memory.soft_limit_in_bytes=33554432",
+            "memory.low=33554432",
+        ),
+        ("pids", "pids.max=20", "pids.max=20"),
+        ("cpu", "cpu.shares=2048", "cpu.weight=174"),
+        ("cpu", "cpu.cfs_quota_us=50000", "cpu.max=50000 100000"),
+        ("cpu", "cpu.cfs_period_us=100000", "cpu.max=50000 100000"),
+        ("cpu", "cpu.cfs_burst_us=20000", "cpu.max.burst=20000"),
+        ("cpuset", "cpuset.cpus=0", "cpuset.cpus=0"),
+        ("cpuset", "cpuset.mems=0", "cpuset.mems=0"),
     ] {
+        let (file, want) = if group.has_v1(controller) { v1 } else { v2 }
+            .split_once('=')
+            .unwrap();
         assert_eq!(group.read(controller, file), want, "{file}");
     }
     // Swap that nobody asked for: as much again, where it is accounted.
-    let total = group
-        .directory("memory")
-        .unwrap()
-        .join("memory.memsw.limit_in_bytes");
-    if total.exists() {
-        assert_eq!(fs::read_to_string(total).unwrap().trim(), "134217728");
+    for (file, want) in [
+        ("memory.memsw.limit_in_bytes", "134217728"),
+        ("memory.swap.max", "67108864"),
+    ] {
+        let file = group.directory("memory").unwrap().join(file);
+        if file.exists() {
+            assert_eq!(fs::read_to_string(file).unwrap().trim(), want);
+        }
     }
     assert_eq!(group.0.memory_limit().unwrap(), Some(64 << 20));
     let json = serde_json::to_string(&group.0).unwrap();
@@ -171,9 +183,13 @@ fn privileged_a_process_enters_and_is_bound() {
     if !privileged() {
         return;
     }
-    let group = create("enter", r#"{"cpu":{"cpus":"0"},"pids":{"limit":8}}"#);
+    let group = create(
+        "enter",
+        r#"{"cpu":{"cpus":"0","mems":"0"},"pids":{"limit":8}}"#,
+    );
     // A shell whose fork is refused ends, so it tells itself where it is.
-    let script = "cat /proc/self/cgroup; grep Cpus_allowed_list /proc/self/status; \
+    let script = "cat /proc/self/cgroup; grep Mems_allowed_list /proc/self/status; \
+        grep Cpus_allowed_list /proc/self/status; \
         for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 5 & done; wait";
     let child = group.shell(script);
     let deadline = Instant::now() + Duration::from_secs(20);

@@ -203,9 +203,7 @@ fn privileged_statistics_tell_what_was_used() {
     let mut child = group.shell("x=$(head -c 3000000 /dev/zero | tr '\\0' x); while :; do :; done");
     let busy = |stats: &Stats| {
         let (cpu, memory) = (stats.cpu.as_ref().unwrap(), stats.memory.as_ref().unwrap());
-        cpu.usage_ns > 30_000_000
-            && cpu.throttling.throttled_periods > 0
-            && memory.rss_bytes > 2 << 20
+        cpu.usage_ns > 30_000_000 && cpu.throttling.throttled_ns > 0 && memory.rss_bytes > 2 << 20
     };
     wait_until("the shell is busy", || busy(&group.0.stats().unwrap()));
     let stats = group.0.stats().unwrap();
@@ -215,14 +213,14 @@ fn privileged_statistics_tell_what_was_used() {
         stats.pids.unwrap(),
     );
     assert!(cpu.throttling.periods >= cpu.throttling.throttled_periods);
-    assert!(cpu.throttling.throttled_ns > 0);
+    assert!(cpu.throttling.throttled_periods > 0);
     if Controller::CpuAccounting.version().unwrap() == Versions::V1 {
         let sum: u64 = cpu.per_cpu_ns.iter().sum();
         assert!(sum >= cpu.usage_ns, "{cpu:?}");
     }
     assert_eq!((memory.limit_bytes, memory.oom_kills), (Some(64 << 20), 0));
     assert!(memory.usage_bytes >= memory.rss_bytes && !memory.details.is_empty());
-    assert_eq!((pids.current, pids.limit), (1, Some(9)));
+    assert!((1..=4).contains(&pids.current) && pids.limit == Some(9));
 
     // Stopped, it uses nothing more; then it goes on.
     group.0.freeze().unwrap();

@@ -2,7 +2,10 @@
 
 mod attributes;
 mod cgroup;
+mod cgroup_hosts;
+mod cgroup_io;
 mod cgroup_live;
+mod cgroup_peers;
 mod contract;
 mod exec;
 mod hooks;

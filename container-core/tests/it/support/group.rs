@@ -57,6 +57,12 @@ impl Guard {
             .map(|path| path.to_path_buf())
     }
 
+    /// Whether version 1 has `controller`, and so its files.
+    pub(crate) fn has_v1(&self, controller: &str) -> bool {
+        let directory = self.directory(controller);
+        directory.is_some_and(|path| path.join("tasks").exists())
+    }
+
     pub(crate) fn read(&self, controller: &str, file: &str) -> String {
         let path = self.directory(controller).expect("a group").join(file);
         fs::read_to_string(&path)
@@ -79,15 +85,4 @@ impl Guard {
         let _ = child.stdin.take().expect("it is piped").write_all(b"go\n");
         child
     }
-}
-
-/// Whether version 1 has `controller`, and so its files.
-pub(crate) fn has_v1(group: &Guard, controller: &str) -> bool {
-    let there = group
-        .directory(controller)
-        .is_some_and(|path| path.join("tasks").exists());
-    if !there {
-        skip(&format!("no {controller} controller of version 1"));
-    }
-    there
 }

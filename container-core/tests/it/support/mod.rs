@@ -1,6 +1,7 @@
 //! What these tests share: isolation from the host and the check that nothing is left behind, which the tests of the
 //! whole suite have, and a small root file system to run things in.
 
+pub(crate) mod block;
 pub(crate) mod bundle;
 pub(crate) mod group;
 #[path = "../../../../tests/it/support/host.rs"]

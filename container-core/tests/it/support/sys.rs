@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -98,5 +99,45 @@ pub(crate) fn call(number: i64, arguments: [u64; 4]) -> Result<i64, i32> {
     match result {
         -1 => Err(nix::errno::Errno::last_raw()),
         result => Ok(result),
+    }
+}
+
+/// Counts the nanoseconds that processes of the group `cgroup` run on the processor `cpu`, from now on.
+pub(crate) fn count_run_time(cgroup: &OwnedFd, cpu: u32) -> Result<OwnedFd, i32> {
+    /// `PERF_TYPE_SOFTWARE`
+    const SOFTWARE: u32 = 1;
+    /// `PERF_COUNT_SW_CPU_CLOCK`
+    const CPU_CLOCK: u64 = 0;
+    /// `PERF_FLAG_PID_CGROUP | PERF_FLAG_FD_CLOEXEC`
+    const FLAGS: u64 = 4 | 8;
+    /// The first version of `struct perf_event_attr`.
+    #[repr(C)]
+    struct Attributes {
+        kind: u32,
+        size: u32,
+        config: u64,
+        rest: [u64; 6],
+    }
+    let attributes = Attributes {
+        kind: SOFTWARE,
+        size: 64,
+        config: CPU_CLOCK,
+        rest: [0; 6],
+    };
+    // SAFETY: the attributes are valid for the size that they name.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_perf_event_open,
+            &raw const attributes,
+            cgroup.as_raw_fd(),
+            cpu,
+            -1,
+            FLAGS,
+        )
+    };
+    match i32::try_from(result) {
+        Ok(-1) | Err(_) => Err(nix::errno::Errno::last_raw()),
+        // SAFETY: the kernel gave a new descriptor, which nobody else owns.
+        Ok(descriptor) => Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }),
     }
 }

@@ -1,0 +1,170 @@
+//! Block devices: weights and limits that hold, on loop devices of the tests' own.
+
+#![expect(clippy::unwrap_used, reason = "tests fail by panics")]
+
+use std::fs;
+use std::path::Path;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use container_core::ErrorKind;
+use container_core::cgroup::{Cgroup, Controller};
+
+use crate::support::block::{Loop, SLOW};
+use crate::support::group::{create, name, privileged, resources};
+use crate::support::role::wait_until;
+use crate::support::skip;
+
+fn has_block_io() -> bool {
+    let there = privileged() && Controller::BlockIo.version().is_ok();
+    if !there {
+        skip("no controller of block devices");
+    }
+    there
+}
+
+fn finish(child: Child) {
+    let output = child.wait_with_output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn privileged_a_device_gives_no_more_bytes_or_requests_than_allowed() {
+    if !has_block_io() {
+        return;
+    }
+    let Some(device) = Loop::new(32 << 20) else {
+        return;
+    };
+    let mib = 1 << 20;
+    // A limit is kept over time: what takes no longer than this was not limited.
+    for (limit, rate, script) in [
+        ("throttleWriteBpsDevice", mib, device.write(65536, 32, 0)),
+        ("throttleReadBpsDevice", mib, device.read(65536, 32)),
+        ("throttleWriteIOPSDevice", 10, device.write(4096, 20, 0)),
+        ("throttleReadIOPSDevice", 10, device.read(4096, 20)),
+    ] {
+        let json = format!(
+            r#"{{"blockIO":{{"{limit}":[{{{},"rate":{rate}}}]}}}}"#,
+            device.numbers()
+        );
+        let group = create(limit, &json);
+        let start = Instant::now();
+        finish(group.shell(&script));
+        let took = start.elapsed();
+        assert!(took > Duration::from_millis(1700), "{limit}: {took:?}");
+        let stats = group.0.stats().unwrap().io;
+        let io = stats
+            .get(&device.key())
+            .copied()
+            .unwrap_or_else(|| panic!("{limit}: {stats:?}"));
+        let (bytes, requests) = match limit.contains("Write") {
+            true => (io.written_bytes, io.writes),
+            false => (io.read_bytes, io.reads),
+        };
+        let want = if rate == mib {
+            (2 << 20, 1..=32)
+        } else {
+            (20 * 4096, 20..=20)
+        };
+        assert!(
+            bytes == want.0 && want.1.contains(&requests),
+            "{limit}: {io:?}"
+        );
+        // Without the limit it is as fast as it is.
+        let json = json.replace(&format!(r#""rate":{rate}"#), r#""rate":1000000000"#);
+        group.0.update(&resources(&json)).unwrap();
+        finish(group.shell(&script));
+    }
+}
+
+#[test]
+fn privileged_what_is_no_device_is_refused() {
+    if !has_block_io() {
+        return;
+    }
+    let json = r#"{"blockIO":{"throttleReadBpsDevice":[{"major":511,"minor":7,"rate":1048576}]}}"#;
+    let path = name("nodev");
+    let error = Cgroup::create(&path, &resources(json)).unwrap_err();
+    assert!(error.report().contains("511:7 "), "{}", error.report());
+    assert_eq!(Cgroup::open(&path).unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn privileged_weights_share_a_device() {
+    if !has_block_io() {
+        return;
+    }
+    // What both wait for has to be the device, not the processor or somebody else's disk.
+    let queue = Path::new("/sys/block").join(SLOW).join("queue");
+    if fs::write(queue.join("scheduler"), "bfq").is_err() {
+        return skip("no slow device, or no scheduler BFQ, which weighs groups");
+    }
+    // Or who has written little lately would be favoured.
+    fs::write(queue.join("iosched/low_latency"), "0").unwrap();
+    let weight =
+        |test: &str, weight: u16| create(test, &format!(r#"{{"blockIO":{{"weight":{weight}}}}}"#));
+    let groups = [weight("heavy", 600), weight("light", 300)];
+    let write = format!("dd if=/dev/zero of=/dev/{SLOW} bs=4096 count=500 oflag=direct");
+    let mut writers = groups
+        .each_ref()
+        .map(|group| group.shell(&format!("while {write}; do :; done 2>/dev/null")));
+    let written = || {
+        groups.each_ref().map(|group| {
+            let io = group.0.stats().unwrap().io;
+            io.values().map(|io| io.writes).sum::<u64>()
+        })
+    };
+    wait_until("both write", || written().iter().all(|writes| *writes > 0));
+    let before = written();
+    // Long enough for some hundred requests, whatever the machine does beside.
+    wait_until("much is written", || written()[0] - before[0] >= 600);
+    let after = written();
+    for (group, writer) in groups.iter().zip(&mut writers) {
+        group.0.kill_all().unwrap();
+        writer.wait().unwrap();
+    }
+    let [heavy, light] = [0, 1].map(|number| after[number] - before[number]);
+    assert!(
+        (heavy * 10).abs_diff(light * 20) <= light * 4,
+        "600 to 300 as {heavy} to {light}"
+    );
+}
+
+#[test]
+fn privileged_a_device_has_a_weight_of_its_own() {
+    if !has_block_io() {
+        return;
+    }
+    let Some(device) = Loop::new(1 << 20) else {
+        return;
+    };
+    if fs::write(device.attribute("queue/scheduler"), "bfq").is_err() {
+        return skip("the scheduler BFQ, which weighs groups, is not there");
+    }
+    let json = format!(
+        r#"{{"blockIO":{{"weight":500,"weightDevice":[{{{},"weight":1000}}]}}}}"#,
+        device.numbers()
+    );
+    let group = create("devweight", &json);
+    let v1 = group
+        .directory("blkio")
+        .map(|path| path.join("blkio.bfq.weight_device"));
+    let file = v1.unwrap_or_else(|| group.directory("io").unwrap().join("io.bfq.weight"));
+    let text = fs::read_to_string(file).unwrap();
+    assert!(
+        text.lines()
+            .any(|line| line == format!("{} 200", device.key())),
+        "{text}"
+    );
+    let json = r#"{"blockIO":{"leafWeight":500}}"#;
+    let error = Cgroup::create(&name("leaf"), &resources(json)).unwrap_err();
+    assert_eq!(
+        (error.kind(), error.code()),
+        (ErrorKind::Unsupported, "ControllerUnavailable")
+    );
+}
