@@ -91,6 +91,9 @@ pub use random::random;
 pub use repair::{Repaired, repair};
 
 mod registry;
+#[cfg(feature = "_fuzz")]
+#[doc(hidden)]
+pub use registry::fuzz_headers;
 #[cfg(feature = "server")]
 pub use registry::server;
 pub use registry::{

@@ -1,7 +1,8 @@
 //! Layers: tar archives of changes, to and from directories.
 //!
 //! [`decompress`] tells the compression by content, [`unpack`] applies an archive to a directory,
-//! [`pack`] makes one from a directory and [`Packer`] makes one entry by entry.
+//! [`pack`] makes one from a directory, [`pack_changes`] from the differences of two, and [`Packer`]
+//! makes one entry by entry.
 //!
 //! # Trust
 //!
@@ -11,6 +12,7 @@
 //! # References
 //! image-spec `layer.md`; `pax(1)`, the GNU tar manual, "Tar Internals".
 
+mod changes;
 mod compress;
 mod entry;
 mod flatten;
@@ -23,6 +25,7 @@ mod unpack;
 mod whiteout;
 mod xattr;
 
+pub use changes::pack_changes;
 pub use compress::{Compression, Decompressed, decompress};
 pub use entry::{Entry, EntryKind, Timestamp};
 pub(crate) use entry::{clean, show};

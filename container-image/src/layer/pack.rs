@@ -66,12 +66,7 @@ pub fn pack(
     output: impl Write,
     options: &PackOptions,
 ) -> Result<Packed> {
-    let mut walk = Walk {
-        root: directory,
-        options,
-        packer: Packer::new(output, options.compression)?,
-        links: HashMap::new(),
-    };
+    let mut walk = Walk::new(directory, output, options)?;
     walk.run()?;
     let (packed, _) = walk.packer.finish()?;
     Ok(packed)
@@ -211,10 +206,10 @@ impl<W: Write> fmt::Debug for Packer<W> {
 }
 
 /// A walk over a directory, in the order of the archive.
-struct Walk<'a, W: Write> {
+pub(super) struct Walk<'a, W: Write> {
     root: BorrowedFd<'a>,
     options: &'a PackOptions,
-    packer: Packer<W>,
+    pub(super) packer: Packer<W>,
     /// The first path of files that have several, by device and inode.
     links: HashMap<(u64, u64), PathBuf>,
 }
@@ -225,7 +220,16 @@ struct Level {
     names: Vec<Vec<u8>>,
 }
 
-impl<W: Write> Walk<'_, W> {
+impl<'a, W: Write> Walk<'a, W> {
+    pub(super) fn new(root: BorrowedFd<'a>, output: W, options: &'a PackOptions) -> Result<Self> {
+        Ok(Self {
+            root,
+            options,
+            packer: Packer::new(output, options.compression)?,
+            links: HashMap::new(),
+        })
+    }
+
     fn run(&mut self) -> Result<()> {
         let mut directory = self.open_directory(b"")?;
         let mut levels = vec![self.enter(&directory, Vec::new())?];
@@ -258,31 +262,37 @@ impl<W: Write> Walk<'_, W> {
 
     /// Packs the entry of a directory and lists what is in it.
     fn enter(&mut self, directory: &OwnedFd, path: Vec<u8>) -> Result<Level> {
+        self.directory(directory, &path)?;
         let doing = |error| Error::os(format!("read directory {}", show(&path)), error);
+        let mut names = names_in(directory).map_err(doing)?;
+        names.reverse();
+        Ok(Level { path, names })
+    }
+
+    /// Packs the entry of a directory.
+    pub(super) fn directory(&mut self, directory: &OwnedFd, path: &[u8]) -> Result<()> {
+        let doing = |error| Error::os(format!("read directory {}", show(path)), error);
         let stat = rustix::fs::fstat(directory).map_err(doing)?;
-        let mut entry = self.entry(&path, EntryKind::Directory, &stat);
+        let mut entry = self.entry(path, EntryKind::Directory, &stat);
         let names = xattr::list(directory.as_fd()).map_err(doing)?;
-        self.check_overlay(&path, &names)?;
+        self.check_overlay(path, &names)?;
         entry.xattrs = portable(directory.as_fd(), &names).map_err(doing)?;
         self.packer.append(&entry, &mut io::empty())?;
         let opaque = whiteout::opaque_xattr(self.options.whiteouts);
         if opaque.is_some_and(|opaque| names.iter().any(|name| name == opaque)) {
-            let opaque = [&path, &b"/"[..], whiteout::OPAQUE].concat();
+            let opaque = [path, &b"/"[..], whiteout::OPAQUE].concat();
             self.whiteout(&opaque, &stat)?;
         }
-        let mut names = Vec::new();
-        for entry in Dir::read_from(directory).map_err(doing)? {
-            let entry = entry.map_err(doing)?;
-            let name = entry.file_name().to_bytes();
-            if name != b"." && name != b".." {
-                names.push(name.to_vec());
-            }
-        }
-        names.sort_unstable_by(|one, other| other.cmp(one));
-        Ok(Level { path, names })
+        Ok(())
     }
 
-    fn file(&mut self, directory: &OwnedFd, path: Vec<u8>, name: &[u8], stat: &Stat) -> Result<()> {
+    pub(super) fn file(
+        &mut self,
+        directory: &OwnedFd,
+        path: Vec<u8>,
+        name: &[u8],
+        stat: &Stat,
+    ) -> Result<()> {
         let doing = |error| Error::os(format!("read {}", show(&path)), error);
         let overlay = whiteout::opaque_xattr(self.options.whiteouts).is_some();
         if overlay && whiteout::is_device(stat) {
@@ -353,7 +363,7 @@ impl<W: Write> Walk<'_, W> {
         }
     }
 
-    fn whiteout(&mut self, path: &[u8], stat: &Stat) -> Result<()> {
+    pub(super) fn whiteout(&mut self, path: &[u8], stat: &Stat) -> Result<()> {
         let mut entry = self.entry(path, EntryKind::File { size_bytes: 0 }, stat);
         entry.mode = 0o600;
         self.packer.append(&entry, &mut io::empty())
@@ -378,7 +388,7 @@ impl<W: Write> Walk<'_, W> {
     }
 
     /// Refuses files that the layer would turn into whiteouts.
-    fn check_name(&self, path: &[u8], name: &[u8]) -> Result<()> {
+    pub(super) fn check_name(&self, path: &[u8], name: &[u8]) -> Result<()> {
         if self.options.whiteouts == Whiteouts::Keep || !name.starts_with(whiteout::PREFIX) {
             return Ok(());
         }
@@ -407,16 +417,38 @@ impl<W: Write> Walk<'_, W> {
     }
 
     fn open_directory(&self, path: &[u8]) -> Result<OwnedFd> {
-        let name = if path.is_empty() { b"." } else { path };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        rustix::fs::openat2(self.root, name, flags, Mode::empty(), resolve)
-            .map_err(|error| Error::os(format!("open {}", show(path)), error))
+        open_directory(self.root, path)
     }
 }
 
+/// Opens the directory `path` below `root`, to which no link leads.
+pub(super) fn open_directory(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd> {
+    let name = if path.is_empty() { b"." } else { path };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    rustix::fs::openat2(root, name, flags, Mode::empty(), resolve)
+        .map_err(|error| Error::os(format!("open {}", show(path)), error))
+}
+
+/// The names in a directory, sorted.
+pub(super) fn names_in(directory: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            names.push(name.to_vec());
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
 /// The attributes of `names` that belong to the image, with their values.
-fn portable(file: BorrowedFd<'_>, names: &[OsString]) -> Result<Vec<(OsString, Vec<u8>)>, Errno> {
+pub(super) fn portable(
+    file: BorrowedFd<'_>,
+    names: &[OsString],
+) -> Result<Vec<(OsString, Vec<u8>)>, Errno> {
     let mut xattrs = Vec::new();
     for name in names.iter().filter(|name| xattr::is_portable(name)) {
         if let Some(value) = xattr::get(file, name)? {

@@ -36,3 +36,11 @@ pub use proxy::Proxies;
 pub use pull::{PullOptions, PullStatus, Pulled, UnpackImageOptions, pull, unpack};
 pub use push::{PushOptions, Pushed, push};
 pub use retry::Retry;
+
+/// Reads a header as registries send them, whatever is in it.
+#[cfg(feature = "_fuzz")]
+#[doc(hidden)]
+pub fn fuzz_headers(text: &str) {
+    let _ = auth::Challenge::parse(text);
+    let _ = url::Url::parse(text);
+}

@@ -20,6 +20,7 @@ use tempfile::TempDir;
 mod attacks;
 mod changes;
 mod corpus;
+mod difference;
 mod flatten;
 mod round_trip;
 
