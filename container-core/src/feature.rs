@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use rustix::io::Errno;
 use rustix::mount::{FsOpenFlags, fsconfig_set_string, fsopen};
 
-use crate::capability;
+use crate::{capability, sys};
 
 /// What a plan may rely on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct Features {
     pub apparmor: bool,
     /// SELinux is enabled.
     pub selinux: bool,
+    /// The version of Landlock (its ABI); 0: there is none.
+    pub landlock: u32,
     /// The capabilities that the kernel knows, as a mask.
     pub capabilities: u64,
 }
@@ -34,6 +36,7 @@ impl Features {
                 .is_ok_and(|answer| answer.starts_with(b"Y")),
             // The directory is there when the module is, whether or not anything is mounted on it.
             selinux: Path::new("/sys/fs/selinux").exists(),
+            landlock: sys::landlock::version().unwrap_or(0),
             capabilities: capability::known(),
         })
     }

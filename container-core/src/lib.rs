@@ -54,6 +54,7 @@ mod terminal;
 pub mod capability;
 pub mod cgroup;
 pub mod defaults;
+pub mod landlock;
 pub mod rlimit;
 pub mod runtime;
 pub mod seccomp;

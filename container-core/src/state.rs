@@ -57,6 +57,8 @@ pub(crate) struct Confinement {
     pub(crate) cgroup: Option<Cgroup>,
     /// The step that takes a session keyring.
     pub(crate) keyring: Option<Step>,
+    /// The step that restricts it to some files.
+    pub(crate) restriction: Option<Step>,
     /// The step that loads the seccomp filter.
     pub(crate) filter: Option<Step>,
     /// The user namespace has a group map of a plain user's.
@@ -116,11 +118,13 @@ impl InitRecord {
 impl Confinement {
     pub(crate) fn of(plan: &Plan, cgroup: Option<Cgroup>) -> Self {
         let is_keyring = |step: &&Step| matches!(step, Step::NewKeyring { .. });
+        let is_restriction = |step: &&Step| matches!(step, Step::RestrictFiles { .. });
         let is_filter = |step: &&Step| matches!(step, Step::LoadFilter { .. });
         Self {
             version: VERSION,
             cgroup,
             keyring: plan.steps.iter().find(is_keyring).cloned(),
+            restriction: plan.steps.iter().find(is_restriction).cloned(),
             filter: plan.steps.iter().find(is_filter).cloned(),
             deny_setgroups: plan
                 .id_maps

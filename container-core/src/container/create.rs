@@ -66,6 +66,7 @@ impl Launcher {
             user: options.user,
             id: options.id,
             new_keyring: options.new_keyring,
+            landlock: options.landlock,
             wait_for_start: !options.start_at_once,
             init: options.init,
             disowned,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use oci_spec::runtime::Mount;
 use rustix::fs::{CWD, Mode, OFlags};
 
+use crate::landlock::Ruleset;
 use crate::{Error, Result};
 
 /// Where a standard stream of a process comes from or goes to.
@@ -56,6 +57,9 @@ pub struct CreateOptions {
     /// Whether the container gets a session keyring of its own, as
     /// [`PlanOptions::new_keyring`](crate::PlanOptions).
     pub new_keyring: bool,
+    /// The files that the container may do something with, as
+    /// [`PlanOptions::landlock`](crate::PlanOptions). What is executed in it is restricted as well.
+    pub landlock: Option<Ruleset>,
     /// Standard input, output and error; all `Null` where `process.terminal` is set.
     pub stdio: [Stdio; 3],
     /// Descriptors that the program gets beside its standard streams, and the numbers (from 3 on) that
@@ -91,6 +95,7 @@ impl Default for CreateOptions {
             user: None,
             id: None,
             new_keyring: true,
+            landlock: None,
             stdio: Default::default(),
             descriptors: Vec::new(),
             console_socket: None,

@@ -221,6 +221,11 @@ impl Display for Step {
             }
             Self::ChangeDirectory { path, .. } => write!(f, "change to directory {path:?}"),
             Self::NoNewPrivileges => f.write_str("forbid new privileges"),
+            Self::RestrictFiles { rules, .. } => {
+                f.write_str("allow nothing with files but")?;
+                let mut rules = rules.iter();
+                rules.try_for_each(|(path, allowed)| write!(f, " {path:?}:{allowed:#x}"))
+            }
             Self::LoadFilter { instructions, .. } => {
                 write!(
                     f,

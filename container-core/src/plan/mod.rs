@@ -25,6 +25,7 @@ pub(crate) use self::compile::process::candidates;
 use self::hook::{HookEnd, HookFailure, HookSet, Stage};
 use self::step::{Call, SecurityModule, SlotKind, Step, Tree};
 use crate::feature::Features;
+use crate::landlock::Ruleset;
 use crate::state::Confinement;
 use crate::{Error, ErrorKind, Result};
 
@@ -96,6 +97,8 @@ pub struct PlanOptions {
     pub id: Option<String>,
     /// Whether the process gets a session keyring of its own, so that it sees no keys of this program.
     pub new_keyring: bool,
+    /// The files that the process may do something with, beside all other limits; `None`: any.
+    pub landlock: Option<Ruleset>,
     /// Whether the process waits for the word to start once everything else is done.
     pub wait_for_start: bool,
     /// Whether the process outlives its parent, which leaves it to a subreaper. That its program can be
@@ -148,6 +151,7 @@ impl Default for PlanOptions {
             user: None,
             id: None,
             new_keyring: true,
+            landlock: None,
             wait_for_start: false,
             disowned: false,
             descriptors: Vec::new(),

@@ -188,6 +188,12 @@ pub(crate) enum Step {
         make: bool,
     },
     NoNewPrivileges,
+    /// Allows nothing with files but this, by path. Needs CAP_SYS_ADMIN or `no_new_privs`.
+    RestrictFiles {
+        /// What is forbidden elsewhere: `LANDLOCK_ACCESS_FS_*`.
+        handled: u64,
+        rules: Vec<(CString, u64)>,
+    },
     /// Loads the filter.
     ///
     /// Without `no_new_privs` this needs CAP_SYS_ADMIN, so it comes before the capabilities are
@@ -443,6 +449,9 @@ pub(crate) enum Call {
     Ioctl,
     IoprioSet,
     Keyctl,
+    LandlockAddRule,
+    LandlockCreateRuleset,
+    LandlockRestrictSelf,
     Mkdir,
     Mknod,
     Mmap,
@@ -502,6 +511,9 @@ impl Call {
         (Self::Ioctl, "ioctl"),
         (Self::IoprioSet, "ioprio_set"),
         (Self::Keyctl, "keyctl"),
+        (Self::LandlockAddRule, "landlock_add_rule"),
+        (Self::LandlockCreateRuleset, "landlock_create_ruleset"),
+        (Self::LandlockRestrictSelf, "landlock_restrict_self"),
         (Self::Mkdir, "mkdirat"),
         (Self::Mknod, "mknodat"),
         (Self::Mmap, "mmap"),

@@ -6,6 +6,7 @@
 
 mod bpf;
 pub(crate) mod init;
+pub(crate) mod landlock;
 pub(crate) mod notify;
 
 use std::ffi::{CStr, c_char, c_int, c_long, c_void};

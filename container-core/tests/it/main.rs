@@ -10,6 +10,7 @@ mod contract;
 mod exec;
 mod hooks;
 mod init;
+mod landlock;
 mod mounts;
 mod mounts_ids;
 mod mounts_peers;

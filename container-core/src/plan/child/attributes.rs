@@ -1,13 +1,15 @@
 //! The steps that set attributes of the process: keyring, security label.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::AsFd;
 
 use rustix::fs::{self, CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::{self, Errno};
 
+use super::program::open_root;
 use super::{At, Walk, Walker};
-use crate::plan::place::resolve;
+use crate::landlock::OF_FILES;
+use crate::plan::place::{IN_ROOT, is_directory, resolve};
 use crate::plan::step::{Call, Keep, SecurityModule};
 use crate::plan::tree::new_proc;
 use crate::sys;
@@ -27,6 +29,26 @@ pub(super) fn new_keyring(name: Option<&CStr>, permissions: u32) -> Walk {
         Some(_) => sys::set_key_permissions(keyring, permissions).at(Call::Keyctl),
         None => Ok(()),
     }
+}
+
+/// The root is that of the container by now; what is below a path is allowed wherever that leads.
+pub(super) fn restrict_files(handled: u64, rules: &[(CString, u64)]) -> Walk {
+    let root = open_root()?;
+    let ruleset = sys::landlock::create_ruleset(handled).at(Call::LandlockCreateRuleset)?;
+    for (path, allowed) in rules {
+        let file = resolve(root.as_fd(), path, OFlags::PATH | OFlags::CLOEXEC, IN_ROOT)?;
+        // The kernel refuses rights of directories for anything else.
+        let allowed = match is_directory(file.as_fd())? {
+            true => *allowed,
+            false => allowed & OF_FILES,
+        };
+        // A rule that allows nothing is none.
+        if allowed != 0 {
+            sys::landlock::add_rule(ruleset.as_fd(), file.as_fd(), allowed)
+                .at(Call::LandlockAddRule)?;
+        }
+    }
+    sys::landlock::restrict_self(ruleset.as_fd()).at(Call::LandlockRestrictSelf)
 }
 
 impl Walker<'_> {

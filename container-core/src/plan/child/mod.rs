@@ -13,7 +13,7 @@ use rustix::mount::{self, MountPropagationFlags};
 use rustix::process::{self, Signal};
 use rustix::{system, thread};
 
-use self::attributes::new_keyring;
+use self::attributes::{new_keyring, restrict_files};
 use self::hooks::PreparedHook;
 use self::program::{Found, change_directory, check_program, limit_capabilities};
 use super::hook::MAX_OUTPUT;
@@ -279,6 +279,7 @@ impl Walker<'_> {
             Step::SetExecLabel { module, label } => self.set_exec_label(*module, label),
             Step::ChangeDirectory { path, make } => change_directory(path, *make),
             Step::NoNewPrivileges => thread::set_no_new_privs(true).at(Call::Prctl),
+            Step::RestrictFiles { handled, rules } => restrict_files(*handled, rules),
             Step::LoadFilter {
                 instructions,
                 flags,

@@ -128,7 +128,8 @@ impl<'a> Compiler<'a> {
             self.steps.push(Step::Finish { mount });
         }
         let filter = self.filter()?;
-        self.confine(process, stdio, filter)?;
+        let restriction = self.restriction()?;
+        self.confine(process, stdio, filter, restriction)?;
         Ok(self.finish(process, cgroup))
     }
 
@@ -155,7 +156,8 @@ impl<'a> Compiler<'a> {
         self.affinity = before;
         self.steps.extend(after.map(Step::SetAffinity));
         self.open_terminal(process, None)?;
-        self.confine(process, stdio, confinement.filter.clone())?;
+        let confinement = confinement.clone();
+        self.confine(process, stdio, confinement.filter, confinement.restriction)?;
         Ok(self.finish(process, cgroup))
     }
 

@@ -24,6 +24,7 @@ impl Compiler<'_> {
         process: &Process,
         stdio: [Slot; 3],
         filter: Option<Step>,
+        restriction: Option<Step>,
     ) -> Result<()> {
         if let Some(user) = &self.options.user {
             let user = c_string("user", user.as_str())?;
@@ -61,6 +62,7 @@ impl Compiler<'_> {
         if restricted {
             self.steps.push(Step::NoNewPrivileges);
         }
+        self.steps.extend(restriction);
         self.steps.extend(early);
         self.drop_privileges(process, stdio)?;
         if !self.options.disowned {
@@ -200,6 +202,26 @@ impl Compiler<'_> {
             return Err(Error::invalid("InvalidUser", what));
         }
         Ok(())
+    }
+
+    /// The step that restricts the process to some files, if it is to be.
+    pub(super) fn restriction(&self) -> Result<Option<Step>> {
+        let Some(ruleset) = &self.options.landlock else {
+            return Ok(None);
+        };
+        let (handled, rules) = ruleset.for_version(self.options.features.landlock)?;
+        let rules = rules.into_iter().map(|(path, allowed)| {
+            if !path.is_absolute() {
+                let what = format!("allow something with {path:?}, which is not absolute");
+                return Err(Error::invalid("InvalidLandlockRule", what));
+            }
+            Ok((
+                c_string("a Landlock rule", path.as_os_str().to_owned())?,
+                allowed,
+            ))
+        });
+        let rules = rules.collect::<Result<_>>()?;
+        Ok(Some(Step::RestrictFiles { handled, rules }))
     }
 
     pub(super) fn filter(&self) -> Result<Option<Step>> {
