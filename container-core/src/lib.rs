@@ -50,6 +50,7 @@ mod signal;
 mod state;
 mod sys;
 mod terminal;
+mod top;
 
 pub mod capability;
 pub mod cgroup;
@@ -72,3 +73,4 @@ pub use oci_spec;
 pub use plan::{CgroupEntry, Hierarchy, Plan, PlanOptions};
 pub use signal::Signal;
 pub use terminal::{Size, Terminal};
+pub use top::{Table, top};

@@ -27,6 +27,7 @@ mod supervision;
 mod support;
 mod terminal;
 mod threats;
+mod top;
 
 #[global_allocator]
 static ALLOCATOR: support::sys::Watched = support::sys::Watched;
