@@ -48,7 +48,7 @@ impl RegistryError {
     pub(super) fn read(method: &str, url: &Url, mut response: Response) -> Error {
         let retry_after = response
             .header("retry-after")
-            .and_then(|text| text.trim().parse().ok());
+            .and_then(|text| seconds_until(text.trim()));
         let mut body = Vec::new();
         // A body that cannot be read says nothing; the status does.
         let _ = response
@@ -130,6 +130,16 @@ impl fmt::Display for RegistryError {
 
 impl std::error::Error for RegistryError {}
 
+/// The seconds that a `Retry-After` header asks for, by their number or by the time at its end.
+fn seconds_until(text: &str) -> Option<u64> {
+    if let Ok(seconds) = text.parse() {
+        return Some(seconds);
+    }
+    let end = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+    let left = end.as_second() - jiff::Timestamp::now().as_second();
+    Some(u64::try_from(left).unwrap_or(0))
+}
+
 #[derive(Deserialize)]
 struct Answer {
     errors: Vec<Entry>,
@@ -144,3 +154,19 @@ struct Entry {
 
 const MAX_BODY_BYTES: u64 = 64 << 10;
 const MAX_MESSAGE_CHARS: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_a_number_or_a_time() {
+        assert_eq!(seconds_until("120"), Some(120));
+        assert_eq!(seconds_until("Sun, 06 Nov 1994 08:49:37 GMT"), Some(0));
+        let later = seconds_until("Tue, 31 Dec 2199 23:59:59 GMT");
+        assert!(later.is_some_and(|seconds| seconds > 1_000_000_000));
+        for text in ["", "soon", "-5", "1.5"] {
+            assert_eq!(seconds_until(text), None, "{text}");
+        }
+    }
+}

@@ -529,3 +529,124 @@ fn garbage_does_not_disturb_the_server() {
 fn reference_at(server: &Server, name: &str) -> Reference {
     crate::fixture::reference(server, name)
 }
+
+#[test]
+fn parts_of_a_large_layer_come_side_by_side_and_are_resumed_one_by_one() {
+    let server = serve();
+    let size = 23_000_000;
+    let (reference, image, source) = published(&server, "app", size);
+    let mut options = pull_options();
+    options.client.ranges = 4;
+    let whole = |options: &container_image::PullOptions| {
+        let dir = temp_dir();
+        let store = open_store(&dir.path().join("store"));
+        let sink = Directories::new(&dir.path().join("layers"));
+        server.clear_log();
+        let pulled = pull(&reference, &store, options, Some(&sink)).unwrap();
+        assert_eq!(sink.files(&pulled.image)[Path::new("data")], noise(7, size));
+        let mut log = server.log();
+        log.retain(|access| access.target.contains(&layer_path(&image)));
+        log
+    };
+    let parts = whole(&options);
+    assert!(
+        parts.len() >= 5 && parts.iter().all(|access| access.status == 206),
+        "{parts:?}"
+    );
+    // Some of them break off, one is refused for a while.
+    server.inject("GET", &layer_path(&image), 3, Fault::Cut(1_000_000));
+    let busy = Fault::Answer {
+        status: 503,
+        headers: Vec::new(),
+        body: Vec::new(),
+    };
+    server.inject("GET", &layer_path(&image), 1, busy);
+    assert!(whole(&options).len() > parts.len());
+    // A registry that knows no ranges gives all of it at once.
+    let blob =
+        std::fs::read(open_store(source.path()).blob_path(big_layer(&image).digest)).unwrap();
+    let all = Fault::Answer {
+        status: 200,
+        headers: Vec::new(),
+        body: blob,
+    };
+    server.inject("GET", &layer_path(&image), 1, all);
+    assert_eq!(whole(&options).len(), 1);
+
+    for (fault, code) in [
+        (Fault::Alter, "DigestMismatch"),
+        (Fault::Long, "SizeMismatch"),
+        (Fault::Short, "SizeMismatch"),
+    ] {
+        server.inject("GET", &layer_path(&image), 100, fault);
+        let dir = temp_dir();
+        let error = pull(&reference, &open_store(dir.path()), &options, None).unwrap_err();
+        assert_eq!(error.code(), code, "{error:?}");
+        server.clear_faults();
+    }
+    server.inject("GET", &layer_path(&image), 100, Fault::Stall(100));
+    options.client.idle_timeout = Duration::from_secs(3600);
+    let cancel = options.client.cancel.clone();
+    let dir = temp_dir();
+    let store = open_store(dir.path());
+    std::thread::scope(|scope| {
+        let pulling = scope.spawn(|| pull(&reference, &store, &options, None));
+        std::thread::sleep(Duration::from_millis(50));
+        cancel.store(true, Ordering::Relaxed);
+        let error = pulling.join().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
+    });
+}
+
+#[test]
+fn a_tag_that_moves_during_a_pull_gives_one_image() {
+    let server = serve();
+    let (reference, first, dir) = published(&server, "app", 1_000);
+    let store = open_store(dir.path());
+    let second = make_image(&store, &reference, &[tar_of(&[("other", b"2")])]);
+    // Moves as soon as the first answer is out: whatever is asked for then by tag is another image.
+    let target = temp_dir();
+    let store = open_store(target.path());
+    let mut options = pull_options();
+    let moved = std::sync::Once::new();
+    let (second, name) = (second.clone(), reference.clone());
+    options.progress = Some(std::sync::Arc::new(move |_| {
+        moved.call_once(|| {
+            push(&second, &name, &push_options()).unwrap();
+        });
+    }));
+    let pulled = pull(&reference, &store, &options, None).unwrap().image;
+    assert_eq!((pulled.digest(), pulled.id()), (first.digest(), first.id()));
+    let tags = server
+        .log()
+        .into_iter()
+        .filter(|access| access.method == "GET" && access.target.ends_with("/manifests/latest"));
+    assert_eq!(tags.count(), 1);
+}
+
+#[test]
+fn manifests_of_schema_1_are_refused_with_advice() {
+    let server = serve();
+    let (reference, ..) = published(&server, "app", 1_000);
+    for media_type in [
+        "application/vnd.docker.distribution.manifest.v1+prettyjws",
+        "application/json",
+    ] {
+        let old = Fault::Answer {
+            status: 200,
+            headers: vec![("Content-Type".into(), media_type.into())],
+            body: br#"{"schemaVersion":1,"name":"app","fsLayers":[]}"#.to_vec(),
+        };
+        server.inject("GET", "/manifests/", 1, old);
+        let error = Client::new(impatient()).manifest(&reference).unwrap_err();
+        assert_eq!(
+            (error.kind(), error.code()),
+            (ErrorKind::Unsupported, "SchemaVersion1")
+        );
+        assert!(
+            error.report().contains("push it again"),
+            "{}",
+            error.report()
+        );
+    }
+}

@@ -1,11 +1,15 @@
 //! Other people's tools: they read what we write, and we what they write.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
-use container_image::{Client, Reference, pull, push};
+use container_image::server::{Server, ServerOptions};
+use container_image::{Client, Credentials, Reference, pull, push};
 
 use crate::fixture::*;
+use crate::network::*;
 use crate::programs::*;
 
 mod archives;
@@ -157,5 +161,200 @@ fn docker_schema_2_keeps_its_digest() {
     assert_eq!(
         push(&pulled, &again, &push_options()).unwrap().digest,
         pulled.digest()
+    );
+}
+
+/// Copies with skopeo, with `options` before the two names.
+fn copy(dir: &Path, options: &[&str], from: &str, to: &str) -> std::process::Output {
+    let mut command = skopeo(dir);
+    command
+        .args(["copy", "--quiet"])
+        .args(options)
+        .args([from, to]);
+    command.output().unwrap()
+}
+
+#[test]
+fn skopeo_and_our_server_agree_about_certificates() {
+    if !has("skopeo") {
+        return;
+    }
+    let dir = temp_dir();
+    let root = dir.path().join("store");
+    let store = open_store(&root);
+    let local: Reference = "example.com/app:v1".parse().unwrap();
+    let image = make_image(&store, &local, &[tar_of(&[("a", b"1")])]);
+    let from = format!("oci:{}:{local}", root.display());
+    let unnamed = self_signed(|_| {});
+    let named = self_signed(|params| params.subject_alt_names = names(&["127.0.0.1"]));
+    for (identity, is_named) in [(named, true), (unnamed, false)] {
+        let server = serve_tls(&identity, LOCALHOST);
+        let certs = dir.path().join(format!("certs-{is_named}"));
+        fs::create_dir(&certs).unwrap();
+        let to = format!("docker://{}", reference(&server, "app:v1"));
+        let own = format!("--dest-cert-dir={}", certs.display());
+        // Nobody is trusted yet.
+        assert!(!copy(dir.path(), &[&own], &from, &to).status.success());
+        fs::write(certs.join("ca.crt"), &identity.certificate).unwrap();
+        let copied = copy(dir.path(), &[&own], &from, &to);
+        assert_eq!(copied.status.success(), is_named, "{copied:?}");
+        // We agree with it, under a name that is not this machine's.
+        let proxy = Proxy::start(&[("registry.example.com:443", server.address())]);
+        let mut options = proxy.options();
+        options.hosts_dirs = vec![dir.path().join("hosts")];
+        trust(
+            &dir.path().join("hosts"),
+            "registry.example.com",
+            &identity.certificate,
+        );
+        let error = fetch(&options, "registry.example.com/app:v1").unwrap_err();
+        let code = if is_named {
+            "CertificateNameMismatch"
+        } else {
+            "NoSubjectAltName"
+        };
+        assert_eq!(error.code(), code);
+        if is_named {
+            let target = open_store(&dir.path().join("target"));
+            let name = reference(&server, "app:v1");
+            let pulled = pull(&name, &target, &pull_options(), None).unwrap();
+            assert_eq!(pulled.image.digest(), image.digest());
+        }
+    }
+}
+
+#[test]
+fn docker_registry_with_passwords_and_an_own_authority_works() {
+    if !has("docker-registry") || !has("skopeo") || !has_with("htpasswd", "-h") {
+        return;
+    }
+    let dir = temp_dir();
+    let path = |name: &str| dir.path().join(name);
+    let identity = self_signed(|params| {
+        params.subject_alt_names = names(&["127.0.0.1", "registry.example.com"]);
+    });
+    fs::write(path("cert.pem"), &identity.certificate).unwrap();
+    fs::write(path("key.pem"), &identity.key).unwrap();
+    run(Command::new("htpasswd")
+        .args(["-Bbc"])
+        .arg(path("users"))
+        .args(["user", "secret"]));
+    let more = format!(
+        "  tls:\n    certificate: {}\n    key: {}\nauth:\n  htpasswd:\n    realm: x\n    path: {}\n",
+        path("cert.pem").display(),
+        path("key.pem").display(),
+        path("users").display()
+    );
+    let registry = DockerRegistry::start(dir.path(), &more);
+    let proxy = Proxy::start(&[(
+        "registry.example.com:443",
+        registry.address.parse().unwrap(),
+    )]);
+    let mut options = proxy.options();
+    options.hosts_dirs = vec![path("hosts")];
+    trust(
+        &path("hosts"),
+        "registry.example.com",
+        &identity.certificate,
+    );
+    let user = Credentials::new("user", "secret");
+    options
+        .credentials
+        .insert("registry.example.com".into(), user);
+    let name: Reference = "registry.example.com/team/app:v1".parse().unwrap();
+    let store = open_store(&path("store"));
+    let image = make_image(&store, &name, &[tar_of(&[("a", &noise(1, 100_000))])]);
+    let mut pushing = push_options();
+    pushing.client = options.clone();
+    push(&image, &name, &pushing).unwrap();
+
+    // What skopeo finds there is what we sent, and the other way round.
+    let own = format!(
+        "--src-cert-dir={}",
+        path("hosts").join("registry.example.com").display()
+    );
+    let there = format!("docker://{}/team/app:v1", registry.address);
+    let here = format!("oci:{}:copy", path("copy").display());
+    let copied = copy(
+        dir.path(),
+        &[&own, "--src-creds=user:secret"],
+        &there,
+        &here,
+    );
+    assert!(copied.status.success(), "{copied:?}");
+    let raw = run(skopeo(dir.path()).args(["inspect", "--raw", &here]));
+    assert_eq!(raw.as_bytes(), image.manifest().raw());
+    let own = own.replace("--src", "--dest");
+    let back = there.replace(":v1", ":v2");
+    let copied = copy(
+        dir.path(),
+        &[&own, "--dest-creds=user:secret"],
+        &here,
+        &back,
+    );
+    assert!(copied.status.success(), "{copied:?}");
+    let mut pulling = pull_options();
+    pulling.client = options;
+    let target = open_store(&path("target"));
+    let v2 = name.with_tag("v2").unwrap();
+    let pulled = pull(&v2, &target, &pulling, None).unwrap().image;
+    assert_eq!(pulled.digest(), image.digest());
+}
+
+#[test]
+fn privileged_podman_pulls_from_and_pushes_to_our_server() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: needs root");
+        return;
+    }
+    if !has("podman") {
+        return;
+    }
+    let mut options = ServerOptions::default();
+    options.authenticator = Some(Arc::new(Credentials::new("user", "secret")));
+    let server = Server::start(options).unwrap();
+    let registry = server.address().to_string();
+    let dir = temp_dir();
+    let name = reference(&server, "team/app:v1");
+    let store = open_store(&dir.path().join("store"));
+    let image = make_image(&store, &name, &[tar_of(&[("a", &noise(1, 100_000))])]);
+    let mut client = impatient();
+    let user = Credentials::new("user", "secret");
+    client.credentials.insert(registry.clone(), user);
+    let mut pushing = push_options();
+    pushing.client = client.clone();
+    push(&image, &name, &pushing).unwrap();
+
+    let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let podman = |arguments: &[&str]| {
+        let mut command = Command::new("podman");
+        command.args(["--storage-driver=vfs", "--root", &path("root")]);
+        command.args(["--runroot", &path("run"), "--tmpdir", &path("tmp")]);
+        run(command.args(arguments)).trim().to_owned()
+    };
+    let auth = format!("--authfile={}", path("auth.json"));
+    let plain = "--tls-verify=false";
+    podman(&["login", plain, &auth, "-uuser", "-psecret", &registry]);
+    let id = podman(&["pull", "--quiet", plain, &auth, &name.to_string()]);
+    assert_eq!(format!("sha256:{id}"), image.id().to_string());
+    let digest_file = format!("--digestfile={}", path("digest"));
+    let other = name.with_tag("v2").unwrap();
+    podman(&[
+        "push",
+        "--quiet",
+        plain,
+        &auth,
+        &digest_file,
+        &id,
+        &other.to_string(),
+    ]);
+    let mut pulling = pull_options();
+    pulling.client = client;
+    let target = open_store(&dir.path().join("target"));
+    let pulled = pull(&other, &target, &pulling, None).unwrap().image;
+    assert_eq!(pulled.id(), image.id());
+    assert_eq!(
+        pulled.digest().to_string(),
+        fs::read_to_string(path("digest")).unwrap()
     );
 }

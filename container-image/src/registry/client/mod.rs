@@ -3,6 +3,7 @@
 mod blob;
 mod list;
 mod options;
+mod parts;
 mod request;
 mod upload;
 

@@ -42,6 +42,10 @@ pub struct ClientOptions {
     /// Registries, written as in references (`host` or `host:port`), and networks (`10.0.0.0/8`), that may use
     /// plain HTTP or a certificate that nobody has signed. Loopback addresses may always.
     pub insecure: Vec<String>,
+    /// How many parts of a large blob to fetch at once, each over a connection of its own and of 4 MiB; it takes as
+    /// many such parts of memory for each blob. One fetches blobs as a whole, and is enough where a connection
+    /// fills the line.
+    pub ranges: usize,
     /// Sends blobs in pieces of this many bytes, and takes up where a transfer broke off; at once if
     /// there is no number.
     pub chunk_bytes: Option<u64>,
@@ -99,6 +103,7 @@ impl Default for ClientOptions {
             hosts_dirs: hosts::system_dirs(),
             proxies: None,
             insecure: Vec::new(),
+            ranges: 1,
             chunk_bytes: None,
             connect_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(60),
