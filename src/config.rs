@@ -103,6 +103,24 @@ impl IntoBytes for &str {
     }
 }
 
+/// Thousandths of processors.
+///
+/// # Errors
+/// `InvalidInput` (`InvalidCpus`) below 0.01, and for what is no number.
+pub(crate) fn cpus_milli(cpus: f64) -> Result<u64> {
+    let milli = (cpus * 1000.0).round();
+    if !(10.0..=1e9).contains(&milli) {
+        let what = format!("allow {cpus} processors: want at least 0.01");
+        return Err(Error::invalid("InvalidCpus", what));
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a whole number in the range just checked"
+    )]
+    Ok(milli as u64)
+}
+
 /// A directory or file of the host in the container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BindMount {
@@ -184,6 +202,9 @@ pub(crate) struct RunConfig {
     /// Name, soft and hard limit.
     pub(crate) limits: Vec<(String, u64, u64)>,
     pub(crate) oom_score_adj: Option<i32>,
+    pub(crate) tty: bool,
+    /// Below an init of our own.
+    pub(crate) init: bool,
 }
 
 #[cfg(test)]

@@ -1,26 +1,23 @@
 //! One container: its verbs, and its way from a record to a process and back.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::File;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use container_core::{CreateOptions, ExitStatus, Signal, Stdio, Supervision};
-use container_net::{AttachOptions, Attached, PortMapping, PublishedPort, ResolvConfOptions};
-use oci_spec::runtime::{LinuxNamespaceType, Mount};
+use container_core::cgroup::{Cgroup, CgroupPath};
+use container_core::{ExecOptions, ExitStatus, Signal, Stdio, Terminal};
+use container_net::PublishedPort;
+use oci_spec::runtime::Mount;
 
-use crate::config::{NamespaceMode, RunConfig};
-use crate::devices::host_devices;
+use crate::config::RunConfig;
+use crate::launch::{Process, detach, driver, hostname, launch, undo, user};
 use crate::lower::Doing;
-use crate::spec::{self, Surroundings};
+use crate::output::Writer;
 use crate::state::{self, DOCUMENT, Directory, EXIT, ParentLock, Record, STARTED};
 use crate::{Engine, Error, ErrorKind, Image, Result};
-
-/// The link of a container in its network.
-const INTERFACE: &str = "eth0";
 
 /// A container of an [`Engine`].
 ///
@@ -34,17 +31,35 @@ struct Inner {
     engine: Engine,
     record: Record,
     streams: Mutex<[Option<File>; 3]>,
+    terminal: Mutex<Option<Terminal>>,
     process: Mutex<Option<Arc<Process>>>,
     /// The directory of a container that goes with this handle.
     owned: Mutex<Option<Directory>>,
 }
 
-/// A container's process, with what keeps its ports.
-struct Process {
-    core: container_core::Container,
-    address: Option<IpAddr>,
-    ports: Vec<PublishedPort>,
-    _reservations: Vec<OwnedFd>,
+/// A container with the process that it has now.
+pub(crate) struct Running<'c> {
+    container: &'c Container,
+    process: Arc<Process>,
+}
+
+impl Writer for Running<'_> {
+    fn status_fd(&self) -> BorrowedFd<'_> {
+        self.process.core.as_fd()
+    }
+
+    fn try_wait(&self) -> Result<Option<ExitStatus>> {
+        let doing = || format!("wait for container {}", self.container.id());
+        self.process.core.try_wait().doing(doing)
+    }
+
+    fn wait(&self) -> Result<ExitStatus> {
+        self.container.wait()
+    }
+
+    fn kill(&self) -> Result<()> {
+        self.container.kill(Signal::KILL)
+    }
 }
 
 /// What a container is doing.
@@ -55,31 +70,10 @@ pub enum State {
     Created,
     /// Its program runs.
     Running,
+    /// It is [paused](Container::pause).
+    Paused,
     /// Its program has ended; `None` if its monitor was killed, so that nobody knows how.
     Exited(Option<ExitStatus>),
-}
-
-/// The network that a container is to join.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Network {
-    None,
-    Host,
-    Named(String),
-}
-
-impl Network {
-    fn of(config: &RunConfig, engine: &Engine) -> Self {
-        match config.network.as_deref() {
-            Some("none") => Self::None,
-            Some("host") => Self::Host,
-            Some(name) => Self::Named(name.to_owned()),
-            // Whoever publishes ports where there are no networks is to hear of it.
-            None if engine.inner().networks.is_some() || !config.publish.is_empty() => {
-                Self::Named("bridge".into())
-            }
-            None => Self::None,
-        }
-    }
 }
 
 /// Starts a container that goes with its handle.
@@ -101,11 +95,12 @@ pub(crate) fn spawn(
         (directory, mounts)
     };
     let launched = launch(engine, &record, directory.path(), mounts, stdio);
-    let (process, streams) = undo(launched, || discard(engine, &record, &directory))?;
+    let (process, streams, terminal) = undo(launched, || discard(engine, &record, &directory))?;
     Ok(Container(Arc::new(Inner {
         engine: engine.clone(),
         record,
         streams: Mutex::new(streams),
+        terminal: Mutex::new(terminal),
         process: Mutex::new(Some(Arc::new(process))),
         owned: Mutex::new(Some(directory)),
     })))
@@ -159,37 +154,12 @@ pub(crate) fn is_name(name: &str) -> bool {
             .is_some_and(u8::is_ascii_alphanumeric)
 }
 
-/// The wishes of a container that concern ports, which only a network of ours can grant.
-///
-/// # Errors
-/// `InvalidInput` for text that is no port.
-pub(crate) fn check_ports(config: &RunConfig) -> Result<Vec<PortMapping>> {
-    let mut ports = Vec::new();
-    for text in &config.publish {
-        ports.extend(PortMapping::parse(text).doing(|| format!("publish {text:?}"))?);
-    }
-    let alone = matches!(config.network.as_deref(), Some("none" | "host"));
-    if alone && !ports.is_empty() {
-        let what = "publish ports of a container without a network of its own";
-        return Err(Error::invalid("PublishWithoutNetwork", what));
-    }
-    Ok(ports)
-}
-
 /// Writes the intent, then makes the writable layer; gives the mounts of the root file system.
 fn prepare(engine: &Engine, record: &Record, directory: &Directory) -> Result<Vec<Mount>> {
     state::write(&directory.path().join(DOCUMENT), record, !record.ephemeral)?;
     driver(engine, record)
         .prepare(&record.id, record.layer.as_deref())
         .doing(|| format!("make the writable layer of container {}", record.id))
-}
-
-fn driver<'e>(engine: &'e Engine, record: &Record) -> &'e dyn container_storage::Driver {
-    if record.ephemeral {
-        &*engine.inner().fast_driver
-    } else {
-        &*engine.inner().driver
-    }
 }
 
 /// Removes all of a container that has no process; the record goes last.
@@ -204,233 +174,6 @@ pub(crate) fn discard(engine: &Engine, record: &Record, directory: &Directory) -
     directory.remove()
 }
 
-/// Takes a container out of its network, whether it got there or not.
-fn detach(engine: &Engine, record: &Record) -> Result<()> {
-    let Network::Named(name) = Network::of(&record.config, engine) else {
-        return Ok(());
-    };
-    let Ok(networks) = engine.networks() else {
-        return Ok(());
-    };
-    match networks.get(&name) {
-        Ok(network) => network
-            .detach(&record.id, INTERFACE)
-            .doing(|| format!("take container {} out of network {name}", record.id)),
-        Err(error) if error.kind() == container_net::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error).doing(|| format!("find network {name}")),
-    }
-}
-
-/// Passes on `result`; after an error undoes what was done, keeping what fails of that.
-fn undo<T>(result: Result<T>, undo: impl FnOnce() -> Result<()>) -> Result<T> {
-    result.map_err(|error| error.with_cleanup(undo().err()))
-}
-
-/// From a prepared container to a running program.
-fn launch(
-    engine: &Engine,
-    record: &Record,
-    files: &Path,
-    mounts: Vec<Mount>,
-    stdio: [Stdio; 3],
-) -> Result<(Process, [Option<File>; 3])> {
-    let id = &record.id;
-    let network = Network::of(&record.config, engine);
-    let hostname = write_files(record, &network, files)?;
-    let ids = (rustix::process::geteuid(), rustix::process::getegid());
-    let joined = open_joined(engine, &record.config)?;
-    let path = |file: &File| format!("/proc/self/fd/{}", file.as_raw_fd()).into();
-    let surroundings = Surroundings {
-        hostname: &hostname,
-        root: engine.mount_point(),
-        files,
-        cgroup: engine.cgroup_path(id),
-        host_network: network == Network::Host,
-        capabilities: own_capabilities()?,
-        devices: match record.config.privileged && ids.0.is_root() {
-            true => host_devices()?,
-            false => Vec::new(),
-        },
-        joined: joined
-            .iter()
-            .map(|(kind, file)| (*kind, path(file)))
-            .collect(),
-        map_root_to: (!ids.0.is_root()).then(|| (ids.0.as_raw(), ids.1.as_raw())),
-    };
-    let spec = spec::spec(&record.image_defaults, &record.config, &surroundings)?;
-    let mut options = CreateOptions::default();
-    options.root_mounts = mounts;
-    let user = record
-        .config
-        .user
-        .clone()
-        .unwrap_or_else(|| record.image_defaults.user.clone());
-    options.user = Some(user)
-        .filter(|user| !user.is_empty())
-        .or_else(|| Some("0".into()));
-    options.stdio = stdio;
-    options.supervision = match record.ephemeral {
-        true => Supervision::Attached,
-        false => Supervision::Detached,
-    };
-    options.start_at_once = !matches!(network, Network::Named(_));
-    if !record.ephemeral {
-        options.state = Some(engine.run_directory(id));
-        options.exit_record = Some(engine.kept_directory(id).join(EXIT));
-    }
-    let mut core = engine
-        .inner()
-        .launcher
-        .create(&spec, options)
-        .doing(|| format!("create container {id}"))?;
-    let streams = [core.take_stdin(), core.take_stdout(), core.take_stderr()];
-    let started = join_and_start(engine, record, &core, &network, files, &hostname);
-    match started {
-        Ok(attached) => {
-            let (address, ports, reservations) = match attached {
-                Some(Attached {
-                    attachment,
-                    reservations,
-                    ..
-                }) => (
-                    Some(IpAddr::V4(attachment.address)),
-                    attachment.ports,
-                    reservations,
-                ),
-                None => (None, Vec::new(), Vec::new()),
-            };
-            let process = Process {
-                core,
-                address,
-                ports,
-                _reservations: reservations,
-            };
-            Ok((process, streams))
-        }
-        Err(error) => {
-            // It may be waiting for its start, or have failed by itself.
-            let killed = core.kill(Signal::KILL).and_then(|()| match core.wait() {
-                Err(error) if error.code() == "MonitorLost" => Err(error),
-                _ => Ok(()),
-            });
-            Err(error.with_cleanup(killed.doing(|| format!("end container {id}")).err()))
-        }
-    }
-}
-
-/// The namespaces of other containers that one is to join.
-///
-/// # Errors
-/// `NotFound` (`ContainerUnknown`), `InvalidState` (`NotRunning`).
-fn open_joined(engine: &Engine, config: &RunConfig) -> Result<Vec<(LinuxNamespaceType, File)>> {
-    let mut joined = Vec::new();
-    for (kind, name, mode) in [
-        (LinuxNamespaceType::Ipc, "ipc", &config.ipc),
-        (LinuxNamespaceType::Pid, "pid", &config.pid),
-    ] {
-        let NamespaceMode::Container(other) = mode else {
-            continue;
-        };
-        let other = engine.containers().get(other)?;
-        let doing = || format!("join the {name} namespace of container {}", other.id());
-        let pid = other.0.process()?.core.pid();
-        let file = File::open(format!("/proc/{pid}/ns/{name}")).doing(doing)?;
-        // Once it has ended, the number may be that of another process.
-        if other.state()? != State::Running {
-            return Err(Error::new(ErrorKind::InvalidState, "NotRunning", doing()));
-        }
-        joined.push((kind, file));
-    }
-    Ok(joined)
-}
-
-/// The mask of the capabilities that this program has.
-fn own_capabilities() -> Result<u64> {
-    rustix::thread::capabilities(None)
-        .map(|sets| sets.permitted.bits())
-        .map_err(|errno| Error::os("read the capabilities of this program", errno))
-}
-
-/// Equips the network while the process sets itself up, then starts the program.
-fn join_and_start(
-    engine: &Engine,
-    record: &Record,
-    core: &container_core::Container,
-    network: &Network,
-    files: &Path,
-    hostname: &str,
-) -> Result<Option<Attached>> {
-    let doing = || format!("start container {}", record.id);
-    let (Network::Named(name), Some(namespace)) = (network, core.network_namespace()) else {
-        core.wait_running().doing(doing)?;
-        return Ok(None);
-    };
-    let network = engine
-        .networks()?
-        .get(name)
-        .doing(|| format!("find network {name}"))?;
-    let mut options = AttachOptions::new(&record.id);
-    options.interface = INTERFACE.into();
-    options.ports = check_ports(&record.config)?;
-    let attached = network.attach(namespace, &options).doing(doing);
-    // What failed inside explains more than what failed around it.
-    let attached = match attached {
-        Err(error) => return Err(core.wait_created().doing(doing).err().unwrap_or(error)),
-        Ok(attached) => attached,
-    };
-    let address = IpAddr::V4(attached.attachment.address);
-    let started = write_hosts(record, files, Some((address, hostname)))
-        .and_then(|()| core.start().doing(doing));
-    undo(started, || detach(engine, record))?;
-    Ok(Some(attached))
-}
-
-/// Writes `hostname`, `hosts` and `resolv.conf`, and gives the host name.
-fn write_files(record: &Record, network: &Network, files: &Path) -> Result<String> {
-    let config = &record.config;
-    let short_id = record.id.get(..12).unwrap_or(&record.id);
-    let hostname = match (&config.hostname, &config.uts) {
-        (Some(name), _) => name.clone(),
-        (None, NamespaceMode::Host) => rustix::system::uname()
-            .nodename()
-            .to_string_lossy()
-            .into_owned(),
-        (None, _) => short_id.to_owned(),
-    };
-    let content = container_net::hostname(&hostname).doing(|| "write the host name".into())?;
-    write_file(files, "hostname", &content)?;
-    let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let content = if *network == Network::Host && config.dns.is_empty() {
-        host
-    } else {
-        let mut options = ResolvConfOptions::default();
-        options.nameservers = Some(config.dns.clone()).filter(|dns| !dns.is_empty());
-        options.search = Some(config.dns_search.clone()).filter(|search| !search.is_empty());
-        container_net::resolv_conf(&host, &options).doing(|| "write resolv.conf".into())?
-    };
-    write_file(files, "resolv.conf", &content)?;
-    write_hosts(record, files, None)?;
-    Ok(hostname)
-}
-
-/// Writes `hosts`, with the container's own address once that is known.
-fn write_hosts(record: &Record, files: &Path, own: Option<(IpAddr, &str)>) -> Result<()> {
-    let extra = record
-        .config
-        .extra_hosts
-        .iter()
-        .map(|(name, address)| (*address, name.as_str()));
-    let entries = extra.chain(own).map(|(address, name)| (address, [name]));
-    let content = container_net::hosts(entries).doing(|| "write hosts".into())?;
-    write_file(files, "hosts", &content)
-}
-
-/// Writes a file in place: the container has the file itself mounted, not its name.
-fn write_file(files: &Path, name: &str, content: &str) -> Result<()> {
-    let path = files.join(name);
-    fs::write(&path, content).doing(|| format!("write {path:?}"))
-}
-
 impl Container {
     /// A container that stays, by its record.
     pub(crate) fn found(engine: &Engine, record: Record) -> Self {
@@ -438,6 +181,7 @@ impl Container {
             engine: engine.clone(),
             record,
             streams: Mutex::default(),
+            terminal: Mutex::default(),
             process: Mutex::default(),
             owned: Mutex::default(),
         }))
@@ -516,6 +260,67 @@ impl Container {
         self.0.take_stream(2)
     }
 
+    /// The outer side of its terminal, where it was made with [one](crate::RunBuilder::tty); once.
+    #[must_use]
+    pub fn take_terminal(&self) -> Option<Terminal> {
+        let mut terminal = self
+            .0
+            .terminal
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        terminal.take()
+    }
+
+    /// Its group, while it has one.
+    pub(crate) fn cgroup(&self) -> Result<Cgroup> {
+        let doing = || format!("find the cgroup of container {}", self.id());
+        let path = CgroupPath::new(&self.0.engine.cgroup_path(self.id())).doing(doing)?;
+        Cgroup::open(&path).doing(doing)
+    }
+
+    fn is_paused(&self) -> bool {
+        self.cgroup()
+            .is_ok_and(|cgroup| cgroup.is_frozen().unwrap_or(false))
+    }
+
+    /// What the caller wanted when it was made.
+    pub(crate) fn wishes(&self) -> &RunConfig {
+        &self.0.record.config
+    }
+
+    pub(crate) fn image_defaults(&self) -> &container_image::RunConfig {
+        &self.0.record.image_defaults
+    }
+
+    pub(crate) fn hostname(&self) -> String {
+        hostname(&self.0.record)
+    }
+
+    /// The user that a program with these wishes runs as.
+    pub(crate) fn user_of(&self, config: &RunConfig) -> String {
+        user(&self.0.record, config)
+    }
+
+    /// The process, to follow it.
+    pub(crate) fn running(&self) -> Result<Running<'_>> {
+        Ok(Running {
+            container: self,
+            process: self.0.process()?,
+        })
+    }
+
+    pub(crate) fn exec_in_core(
+        &self,
+        process: &oci_spec::runtime::Process,
+        options: ExecOptions,
+    ) -> Result<container_core::Process> {
+        let target = self.0.process()?;
+        let launcher = &self.0.engine.inner().launcher;
+        launcher
+            .exec(&target.core, process, options)
+            .doing(|| format!("execute a program in container {}", self.id()))
+    }
+
     /// What the container is doing, whoever started it.
     ///
     /// # Errors
@@ -524,6 +329,7 @@ impl Container {
         let inner = &self.0;
         match inner.process() {
             Ok(process) => match process.core.try_wait() {
+                Ok(None) if self.is_paused() => Ok(State::Paused),
                 Ok(None) => Ok(State::Running),
                 Ok(Some(status)) => Ok(State::Exited(Some(status))),
                 Err(_) => Ok(State::Exited(inner.recorded_exit()?)),
@@ -567,7 +373,7 @@ impl Container {
             mounts,
             stdio,
         );
-        let (process, _) = undo(launched, || {
+        let (process, ..) = undo(launched, || {
             detach(&inner.engine, &inner.record)?;
             state::remove_tree(&run)
         })?;
@@ -594,16 +400,20 @@ impl Container {
         self.wait_until(Some(Instant::now() + limit))
     }
 
-    /// Sends `signal` to the container's first process.
+    /// Sends `signal` to the container's first process. A paused container gets it when it goes on;
+    /// SIGKILL makes it go on.
     ///
     /// # Errors
     /// `InvalidState` (`NotRunning`); `PermissionDenied`.
     pub fn kill(&self, signal: Signal) -> Result<()> {
         let process = self.0.process()?;
-        process
-            .core
-            .kill(signal)
-            .doing(|| format!("kill container {}", self.id()))
+        let doing = || format!("kill container {}", self.id());
+        process.core.kill(signal).doing(doing)?;
+        // Version 1 lets nothing die that is stopped.
+        if signal == Signal::KILL && self.is_paused() {
+            self.cgroup()?.thaw().doing(doing)?;
+        }
+        Ok(())
     }
 
     /// Asks the program to end, by the image's stop signal or SIGTERM, and kills it if it still runs
@@ -615,7 +425,12 @@ impl Container {
         let wanted = self.0.record.image_defaults.stop_signal.as_deref();
         let signal = wanted.map_or(Ok(Signal::TERM), str::parse);
         let signal = signal.doing(|| format!("stop container {}", self.id()))?;
-        let asked = self.kill(signal).and_then(|()| self.wait_timeout(grace));
+        let asked = self.kill(signal).and_then(|()| match self.is_paused() {
+            // It could not end otherwise.
+            true => self.resume(),
+            false => Ok(()),
+        });
+        let asked = asked.and_then(|()| self.wait_timeout(grace));
         let ended = match asked {
             Ok(None) => self.kill(Signal::KILL).and_then(|()| self.wait().map(drop)),
             asked => asked.map(drop),
@@ -667,7 +482,7 @@ impl Container {
             return Ok(());
         }
         let directory = inner.lock_kept()?;
-        if self.state()? == State::Running {
+        if matches!(self.state()?, State::Running | State::Paused) {
             let what = format!("remove container {}, which runs", self.id());
             return Err(Error::new(
                 ErrorKind::InvalidState,

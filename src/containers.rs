@@ -1,37 +1,23 @@
 //! Containers: run, create, list, get.
 
 use std::fmt;
-use std::io::Read;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use container_core::{ExitStatus, Stdio};
 
-use crate::config::{BindMount, IntoBytes, NamespaceMode, RunConfig, Seccomp};
+use crate::config::{BindMount, IntoBytes, NamespaceMode, RunConfig, Seccomp, cpus_milli};
 use crate::container::{self, Container};
+use crate::launch;
+use crate::output::{self, Output};
 use crate::spec;
 use crate::state::{self, Record};
 use crate::{Engine, Error, ErrorKind, Image, Result};
-
-/// What [`RunBuilder::output`] keeps of one stream at most, in bytes.
-const MAX_OUTPUT: u64 = 256 << 20;
 
 /// The containers of an engine.
 #[derive(Clone, Debug)]
 pub struct Containers {
     engine: Engine,
-}
-
-/// What a container that ran to its end gave.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Output {
-    /// How its program ended.
-    pub status: ExitStatus,
-    /// What it wrote to standard output.
-    pub stdout: Vec<u8>,
-    /// What it wrote to standard error.
-    pub stderr: Vec<u8>,
 }
 
 /// A container to be: what runs in it, and within which bounds.
@@ -139,11 +125,10 @@ impl RunBuilder {
 
     /// Sets an environment variable.
     pub fn env(mut self, name: &str, value: &str) -> Self {
-        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
-            let what = format!("set the environment variable {name:?}");
-            self.problems.push(Error::invalid("InvalidVariable", what));
+        match variable(name, value) {
+            Ok(variable) => self.config.environment.push(variable),
+            Err(error) => self.problems.push(error),
         }
-        self.config.environment.push(format!("{name}={value}"));
         self
     }
 
@@ -185,19 +170,9 @@ impl RunBuilder {
 
     /// How many processors' worth of time the container may use.
     pub fn cpus(mut self, cpus: f64) -> Self {
-        let milli = (cpus * 1000.0).round();
-        if milli.is_finite() && (10.0..=1e9).contains(&milli) {
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "a whole number in the range just checked"
-            )]
-            let milli = milli as u64;
-            self.config.cpus_milli = Some(milli);
-        } else {
-            let what = format!("allow {cpus} processors: want at least 0.01");
-            self.problems.push(Error::invalid("InvalidCpus", what));
-        }
+        self.config.cpus_milli = cpus_milli(cpus)
+            .map_err(|error| self.problems.push(error))
+            .ok();
         self
     }
 
@@ -346,6 +321,19 @@ impl RunBuilder {
         self
     }
 
+    /// Gives the program a terminal, for [`Container::take_terminal`], in place of the three streams.
+    pub fn tty(mut self) -> Self {
+        self.config.tty = true;
+        self
+    }
+
+    /// Runs the program below an init of our own, which reaps what loses its parent and hands signals
+    /// on.
+    pub fn init(mut self) -> Self {
+        self.config.init = true;
+        self
+    }
+
     /// Standard input; nothing unless set.
     pub fn stdin(mut self, stdio: Stdio) -> Self {
         self.stdio[0] = stdio;
@@ -376,23 +364,8 @@ impl RunBuilder {
         self.stdio[1] = Stdio::Piped;
         self.stdio[2] = Stdio::Piped;
         let container = self.spawn()?;
-        let stdout = container.take_stdout();
-        let stderr = container.take_stderr();
-        let (stdout, stderr) = std::thread::scope(|scope| {
-            let errors = scope.spawn(|| read_all(stderr, &container));
-            let output = read_all(stdout, &container);
-            let errors = errors.join().unwrap_or_else(|_| {
-                let what = "read standard error";
-                Err(Error::new(ErrorKind::Internal, "ReaderPanicked", what))
-            });
-            (output, errors)
-        });
-        let status = container.wait()?;
-        Ok(Output {
-            status,
-            stdout: stdout?,
-            stderr: stderr?,
-        })
+        let streams = [container.take_stdout(), container.take_stderr()];
+        output::collect(&container.running()?, streams)
     }
 
     /// Runs the container to its end; nothing of it stays. Blocks.
@@ -467,14 +440,16 @@ impl RunBuilder {
             self.problems.push(Error::invalid("InvalidName", what));
         }
         self.problems
-            .extend(container::check_ports(&self.config).err());
+            .extend(launch::check_ports(&self.config).err());
         self.problems.extend(spec::seccomp(&self.config).err());
-        if let Some(first) = self.problems.first() {
-            let all: Vec<_> = self.problems.iter().map(Error::report).collect();
-            let code = first.code();
-            let what = format!("run a container of {}: {}", self.image, all.join("; "));
-            return Err(Error::invalid(code, what));
+        if self.config.tty && !ephemeral {
+            let what = "give a container that stays a terminal, which nobody would hold";
+            self.problems
+                .push(Error::new(ErrorKind::Unsupported, "DetachedTerminal", what));
         }
+        report(&self.problems, || {
+            format!("run a container of {}", self.image)
+        })?;
         let mut record = Record::new(state::new_id()?, self.config, ephemeral);
         record.name = self.name;
         record.image = self.image.digest().to_string();
@@ -494,17 +469,24 @@ impl fmt::Debug for RunBuilder {
     }
 }
 
-/// Reads a stream to its end; a container that writes more than is kept is killed.
-fn read_all(stream: Option<std::fs::File>, container: &Container) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    if let Some(stream) = stream {
-        let read = stream.take(MAX_OUTPUT + 1).read_to_end(&mut bytes);
-        read.map_err(|error| Error::os("read the output of the container", error))?;
+/// `NAME=value`, as the environment holds it.
+///
+/// # Errors
+/// `InvalidInput` (`InvalidVariable`).
+pub(crate) fn variable(name: &str, value: &str) -> Result<String> {
+    if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+        let what = format!("set the environment variable {name:?}");
+        return Err(Error::invalid("InvalidVariable", what));
     }
-    if bytes.len() as u64 > MAX_OUTPUT {
-        container.kill(container_core::Signal::KILL)?;
-        let what = format!("keep the output of the container: more than {MAX_OUTPUT} bytes");
-        return Err(Error::new(ErrorKind::InvalidState, "OutputTooLarge", what));
-    }
-    Ok(bytes)
+    Ok(format!("{name}={value}"))
+}
+
+/// All that is wrong with the wishes of a builder, as one error with the kind and code of the first.
+pub(crate) fn report(problems: &[Error], doing: impl FnOnce() -> String) -> Result<()> {
+    let Some(first) = problems.first() else {
+        return Ok(());
+    };
+    let all: Vec<_> = problems.iter().map(Error::report).collect();
+    let what = format!("{}: {}", doing(), all.join("; "));
+    Err(Error::new(first.kind(), first.code(), what))
 }

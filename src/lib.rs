@@ -34,11 +34,15 @@
 mod config;
 mod container;
 mod containers;
+mod control;
 mod devices;
 mod engine;
 mod error;
+mod exec;
 mod images;
+mod launch;
 mod lower;
+mod output;
 mod pull;
 mod recover;
 mod spec;
@@ -46,15 +50,18 @@ mod state;
 
 pub use config::{Bytes, IntoBytes};
 pub use container::{Container, State};
-pub use container_core::{self, ExitStatus, Signal, Stdio};
+pub use container_core::{self, ExitStatus, Signal, Stdio, Terminal};
 pub use container_image::{self, Digest, Event, Phase, Platform, Progress, PullStatus, Reference};
 pub use container_net::{self, PublishedPort};
 pub use container_storage;
-pub use containers::{Containers, Output, RunBuilder};
+pub use containers::{Containers, RunBuilder};
+pub use control::UpdateBuilder;
 pub use engine::{Engine, EngineBuilder, Info};
 pub use error::{Error, ErrorKind, Result};
+pub use exec::{ExecBuilder, Process};
 pub use images::{Image, Images, PullBuilder, PushBuilder};
 pub use oci_spec;
+pub use output::Output;
 pub use recover::Recovered;
 
 /// The examples in the README.

@@ -8,7 +8,7 @@ use container_image::RunConfig as ImageDefaults;
 use oci_spec::runtime::{
     LinuxCpu, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxIdMapping,
     LinuxIdMappingBuilder, LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxPids,
-    LinuxResources, Mount, PosixRlimitBuilder, PosixRlimitType, Spec,
+    LinuxResources, Mount, PosixRlimitBuilder, PosixRlimitType, Process, Spec,
 };
 
 use crate::config::{NamespaceMode, RunConfig, Seccomp};
@@ -56,10 +56,10 @@ pub(crate) fn spec(
     let own_name = config.uts == NamespaceMode::Private || config.hostname.is_some();
     spec.set_hostname(own_name.then(|| surroundings.hostname.to_owned()));
     set_root(&mut spec, config, surroundings);
-    set_process(&mut spec, image, config, surroundings)?;
+    set_process(&mut spec, image, config, surroundings.hostname)?;
     set_mounts(&mut spec, config, surroundings);
     set_linux(&mut spec, config, surroundings)?;
-    set_capabilities(&mut spec, config, surroundings)?;
+    set_capabilities(&mut spec, config, surroundings.capabilities)?;
     if config.hardened {
         defaults::hardened(&mut spec);
     }
@@ -78,6 +78,25 @@ pub(crate) fn seccomp(config: &RunConfig) -> Result<Option<Profile>> {
             .doing(|| "read the seccomp profile".into()),
         Seccomp::Default | Seccomp::Unconfined => Ok(None),
     }
+}
+
+/// A program that is executed beside the container's own, with what that one has.
+///
+/// # Errors
+/// As [`spec`].
+pub(crate) fn exec_process(
+    image: &ImageDefaults,
+    config: &RunConfig,
+    hostname: &str,
+    capabilities: u64,
+) -> Result<Process> {
+    let mut spec = defaults::default_spec();
+    set_process(&mut spec, image, config, hostname)?;
+    set_capabilities(&mut spec, config, capabilities)?;
+    if config.hardened {
+        defaults::hardened(&mut spec);
+    }
+    Ok(spec.process().clone().unwrap_or_default())
 }
 
 /// What is executed: the entry point with the command as its arguments.
@@ -127,17 +146,18 @@ fn set_process(
     spec: &mut Spec,
     image: &ImageDefaults,
     config: &RunConfig,
-    surroundings: &Surroundings<'_>,
+    hostname: &str,
 ) -> Result<()> {
     let mut process = spec.process().clone().unwrap_or_default();
     process.set_args(Some(arguments(image, config)?));
-    process.set_env(Some(environment(image, config, surroundings.hostname)));
+    process.set_env(Some(environment(image, config, hostname)));
     let inherited = Some(&image.working_dir)
         .filter(|path| !path.is_empty())
         .map(PathBuf::from);
     let cwd = config.working_directory.clone().or(inherited);
     process.set_cwd(Path::new("/").join(cwd.unwrap_or_default()));
     process.set_oom_score_adj(config.oom_score_adj);
+    process.set_terminal(Some(config.tty));
     let mut limits = Vec::new();
     for (name, soft, hard) in &config.limits {
         let limit = PosixRlimitBuilder::default()
@@ -275,11 +295,8 @@ fn incomplete(error: &oci_spec::OciSpecError) -> Error {
     )
 }
 
-fn resources(
-    mut resources: LinuxResources,
-    config: &RunConfig,
-    surroundings: &Surroundings<'_>,
-) -> LinuxResources {
+/// The limits that the caller wants, added to `resources`.
+pub(crate) fn limits(mut resources: LinuxResources, config: &RunConfig) -> LinuxResources {
     let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     if config.memory.is_some() || config.memory_swap.is_some() {
         let mut memory = LinuxMemory::default();
@@ -300,7 +317,17 @@ fn resources(
         let mut pids = LinuxPids::default();
         pids.set_limit(limit);
         resources.set_pids(Some(pids));
-    } else if surroundings.map_root_to.is_some() {
+    }
+    resources
+}
+
+fn resources(
+    defaults: LinuxResources,
+    config: &RunConfig,
+    surroundings: &Surroundings<'_>,
+) -> LinuxResources {
+    let mut resources = limits(defaults, config);
+    if config.pids.is_none() && surroundings.map_root_to.is_some() {
         // A plain user has no group to enforce the default in; whoever asks for a limit gets an
         // error instead.
         resources.set_pids(None);
@@ -317,11 +344,8 @@ fn resources(
     resources
 }
 
-fn set_capabilities(
-    spec: &mut Spec,
-    config: &RunConfig,
-    surroundings: &Surroundings<'_>,
-) -> Result<()> {
+/// `own`: the mask of the capabilities that this program has.
+fn set_capabilities(spec: &mut Spec, config: &RunConfig, own: u64) -> Result<()> {
     let all = config.privileged.then(|| "ALL".to_owned());
     let add: Vec<_> = config.add_capabilities.iter().cloned().chain(all).collect();
     if add.is_empty() && config.drop_capabilities.is_empty() {
@@ -330,7 +354,7 @@ fn set_capabilities(
     let mask = capability::adjust(capability::DEFAULT, &add, &config.drop_capabilities)
         .doing(|| "choose capabilities".into())?;
     // What this program lacks itself it cannot give, and `ALL` means all that it can.
-    defaults::set_capabilities(spec, mask & surroundings.capabilities);
+    defaults::set_capabilities(spec, mask & own);
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 mod crash;
 mod debian;
+mod exec;
 mod faults;
 mod limits;
 mod network;
