@@ -17,7 +17,7 @@ use crate::launch::{Process, detach, driver, hostname, launch, undo, user};
 use crate::lower::Doing;
 use crate::output::Writer;
 use crate::state::{self, DOCUMENT, Directory, EXIT, ParentLock, Record, STARTED};
-use crate::{Engine, Error, ErrorKind, Image, Result};
+use crate::{Engine, Error, ErrorKind, Image, Result, names};
 
 /// A container of an [`Engine`].
 ///
@@ -107,13 +107,18 @@ pub(crate) fn spawn(
 }
 
 /// Creates a container that stays.
-pub(crate) fn create(engine: &Engine, record: Record, image: &Image) -> Result<Container> {
+pub(crate) fn create(engine: &Engine, mut record: Record, image: &Image) -> Result<Container> {
     let _lease = engine.lease()?;
     image.ensure_unpacked(engine)?;
     // So that no other program takes the same name meanwhile.
     let parent = ParentLock::exclusive(&engine.kept_directory(""))?;
-    if let Some(name) = &record.name {
-        check_name(engine, name)?;
+    match &record.name {
+        Some(name) => check_name(engine, name)?,
+        None => {
+            let others = engine.containers().list()?;
+            let taken = |name: &str| others.iter().any(|other| other.name() == Some(name));
+            record.name = Some(names::random(taken)?);
+        }
     }
     let directory = Directory::create(engine.kept_directory(&record.id), &parent)?;
     let prepared = prepare(engine, &record, &directory);
@@ -193,7 +198,7 @@ impl Container {
         &self.0.record.id
     }
 
-    /// The name, if it has one.
+    /// The name; one that goes with its handle has none unless it was given one.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         self.0.record.name.as_deref()

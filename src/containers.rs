@@ -150,7 +150,8 @@ impl RunBuilder {
         self
     }
 
-    /// A name to find the container by, for one that is created to stay.
+    /// A name to find the container by; unless set, one that is created to stay gets a name at random,
+    /// such as `keen_hopper`.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self

@@ -42,6 +42,7 @@ mod exec;
 mod images;
 mod launch;
 mod lower;
+mod names;
 mod output;
 mod pull;
 mod recover;

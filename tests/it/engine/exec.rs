@@ -295,3 +295,34 @@ fn privileged_limits_change_and_statistics_tell() {
         assert_eq!(box_.stats().expect_err("gone").code(), "NotRunning");
     });
 }
+
+#[test]
+fn privileged_containers_that_stay_have_names() {
+    isolated(|place| {
+        let Some(ground) = ground(place) else { return };
+        let create = || {
+            let run = ground
+                .engine
+                .containers()
+                .run(&ground.image)
+                .network("none");
+            run.cmd(["true"]).create().expect("create")
+        };
+        let (one, other) = (create(), create());
+        let name = one.name().expect("a name").to_owned();
+        assert_ne!(Some(&*name), other.name());
+        let word =
+            |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase());
+        assert!(
+            name.split_once('_')
+                .is_some_and(|(a, b)| word(a) && word(b)),
+            "{name}"
+        );
+        assert_eq!(
+            ground.engine.containers().get(&name).expect("get").id(),
+            one.id()
+        );
+        one.remove().expect("remove");
+        other.remove().expect("remove");
+    });
+}
