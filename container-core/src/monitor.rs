@@ -111,6 +111,9 @@ impl Monitor {
         // A session of its own: what is sent to the group of the launcher is not meant for it.
         let _ = process::setsid();
         let outcome = read_job(&job).and_then(|job| {
+            if let Some(group) = &job.own_cgroup {
+                group.enter().doing("leave the cgroup of the embedder")?;
+            }
             if job.plan.steps.is_empty() {
                 return Ok(hooks::run_alone(&job.plan, &control, embedder));
             }
@@ -120,6 +123,9 @@ impl Monitor {
                 Ok(Outcome::Ended(event)) => Ok(event),
                 Err(failure) => Err(failure),
             };
+            if let Some(group) = &job.own_cgroup {
+                group.leave();
+            }
             let cleaned = clean_up(&job);
             hooks::after_the_end(&job.plan, &control);
             if let Ok(Event::Exited(mut status)) = ended {
@@ -624,6 +630,7 @@ mod tests {
             state: Some("/run/x".into()),
             exit_record: None,
             cgroup: None,
+            own_cgroup: None,
         };
         let bytes = postcard::to_stdvec(&job).unwrap();
         let back: Job = postcard::from_bytes(&bytes).unwrap();

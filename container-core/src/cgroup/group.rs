@@ -161,7 +161,7 @@ fn fill_cpuset(directory: &Path) -> Result<()> {
 }
 
 /// The directory that `path` is below.
-fn base_of(group: &Path, path: &CgroupPath) -> PathBuf {
+pub(super) fn base_of(group: &Path, path: &CgroupPath) -> PathBuf {
     let depth = path.as_str().split('/').count();
     group
         .ancestors()

@@ -22,6 +22,7 @@
 //! # References
 //! `cgroups(7)`; kernel `Documentation/admin-guide/cgroup-v1/` and `cgroup-v2.rst`.
 
+mod beside;
 mod controller;
 mod device;
 mod file;
@@ -448,6 +449,10 @@ impl Cgroup {
     pub fn remove(&self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         let mut errors = Vec::new();
+        if let Ok(beside) = self.beside() {
+            // Left by a monitor that was killed.
+            beside.remove_if_left();
+        }
         for group in &self.groups {
             match tree::remove(&group.directory, deadline) {
                 Ok(()) => group.remove_ancestors(&self.path),

@@ -37,14 +37,10 @@ impl Launcher {
     /// Those of the namespaces and limits that the spec asks for: root, or a user namespace.
     pub fn create(&self, spec: &Spec, options: CreateOptions) -> Result<Container> {
         let cgroup = create_cgroup(spec)?;
-        let state = options.state.clone();
         self.create_in(spec, options, cgroup.as_ref())
-            .map_err(|error| {
-                state.as_deref().map(state::forget);
-                match cgroup.as_ref().map(Cgroup::remove) {
-                    Some(Err(cleanup)) => error.with_cleanup([cleanup]),
-                    _ => error,
-                }
+            .map_err(|error| match cgroup.as_ref().map(Cgroup::remove) {
+                Some(Err(cleanup)) => error.with_cleanup([cleanup]),
+                _ => error,
             })
     }
 
@@ -91,15 +87,18 @@ impl Launcher {
                 (Some(start), Some(end))
             }
         };
-        if let Some(state) = &options.state {
-            confinement.write(state)?;
-        }
+        let own_cgroup = match (options.supervision, cgroup) {
+            (Supervision::Detached, Some(cgroup)) => Some(cgroup.beside()?),
+            _ => None,
+        };
+        let state = options.state.clone();
         let job = Job {
             plan,
             supervision: options.supervision,
             state: options.state,
             exit_record: options.exit_record,
             cgroup: cgroup.cloned(),
+            own_cgroup,
         };
         let descriptors = Descriptors {
             streams: streams.theirs.map(Some),
@@ -109,7 +108,11 @@ impl Launcher {
             extra: options.descriptors,
             target: None,
         };
-        let (handle, mut others) = self.hand_over(job, descriptors)?;
+        let recorded = state.as_deref().map_or(Ok(()), |it| confinement.write(it));
+        let made = recorded.and_then(|()| self.hand_over(job, descriptors));
+        let (handle, mut others) = made.inspect_err(|_| {
+            state.as_deref().map(state::forget);
+        })?;
         Ok(Container {
             network: others.next(),
             start,
@@ -131,10 +134,15 @@ impl Launcher {
     ) -> Result<(Handle, impl Iterator<Item = OwnedFd>)> {
         let slots = descriptors.fill(&job.plan)?;
         let memory = memory_file(&job)?;
-        let mut answer = self.ask(memory.as_fd(), &slots)?;
+        let group = match &job.own_cgroup {
+            Some(own) => own.make_unified()?,
+            None => None,
+        };
+        let group = group.as_ref().map(AsFd::as_fd);
+        let mut answer = self.ask(memory.as_fd(), group, &slots)?;
         if answer.1.is_none() {
             // A launcher that is killed takes along what it was sent, but not yet working on.
-            answer = self.ask(memory.as_fd(), &slots)?;
+            answer = self.ask(memory.as_fd(), group, &slots)?;
         }
         let (control, message) = answer;
         Handle::announced(control, message, job.supervision, job.plan)
@@ -145,10 +153,11 @@ impl Launcher {
     pub(super) fn ask(
         &self,
         job: BorrowedFd<'_>,
+        group: Option<BorrowedFd<'_>>,
         slots: &[OwnedFd],
     ) -> Result<(OwnedFd, Option<protocol::Message>)> {
         let (control, theirs) = socket_pair(SocketType::SEQPACKET)?;
-        self.send(theirs.as_fd(), job, slots)?;
+        self.send(theirs.as_fd(), job, group, slots)?;
         drop(theirs);
         let message = protocol::receive(control.as_fd(), RecvFlags::empty())
             .map_err(|errno| Error::os("hear from the monitor", errno))?;

@@ -96,6 +96,10 @@ impl Launcher {
             state: None,
             exit_record: options.exit_record,
             cgroup: None,
+            own_cgroup: match (options.supervision, cgroup) {
+                (Supervision::Detached, Some(cgroup)) => Some(cgroup.beside()?),
+                _ => None,
+            },
         };
         let descriptors = Descriptors {
             streams: streams.theirs.map(Some),

@@ -225,6 +225,11 @@ impl Handle {
             {
                 let mut progress = lock(progress);
                 progress.drain(control, *supervision)?;
+                if let (Some(Err(Problem::MonitorLost)), Some(pidfd)) = (&progress.end, &self.pidfd)
+                {
+                    // Whoever changes its user does not die with its monitor by itself.
+                    let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+                }
                 if reached(&progress) {
                     return Ok(None);
                 }

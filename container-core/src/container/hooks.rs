@@ -55,8 +55,9 @@ impl Launcher {
             state: None,
             exit_record: None,
             cgroup: None,
+            own_cgroup: None,
         };
-        let (control, mut message) = self.ask(memory_file(&job)?.as_fd(), &[])?;
+        let (control, mut message) = self.ask(memory_file(&job)?.as_fd(), None, &[])?;
         let mut errors = Vec::new();
         while let Some(said) = message {
             match decode(&said.bytes)? {

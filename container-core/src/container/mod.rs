@@ -15,7 +15,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags};
+use rustix::process::{Pid, PidfdFlags, pidfd_send_signal};
 
 pub use self::exec::Process;
 pub(crate) use self::handle::readable;
@@ -51,6 +51,8 @@ impl Container {
     ///
     /// `exit_record` is where its creator had the exit status recorded.
     ///
+    /// A container whose monitor was killed is ended here, where it has not been.
+    ///
     /// # Errors
     /// `NotFound` if no live container is recorded there: it was never created, or has ended.
     pub fn open(state: &Path, exit_record: Option<&Path>) -> Result<Self> {
@@ -61,7 +63,14 @@ impl Container {
         // While the monitor lives, the end of the first process is still to be recorded.
         let pidfd = open_process(record.init)?;
         let last = match (record.monitor, &pidfd) {
-            (Some(monitor), _) => open_process(monitor)?,
+            (Some(monitor), _) => match (open_process(monitor)?, &pidfd) {
+                (None, Some(orphan)) => {
+                    // Whoever changes its user does not die with its monitor by itself.
+                    let _ = pidfd_send_signal(orphan, rustix::process::Signal::KILL);
+                    None
+                }
+                (monitor, _) => monitor,
+            },
             (None, Some(pidfd)) => Some(duplicate(pidfd)?),
             (None, None) => None,
         };

@@ -301,6 +301,7 @@ impl Nsenter {
             state: None,
             exit_record: None,
             cgroup: None,
+            own_cgroup: None,
         };
         let descriptors = Descriptors {
             streams: streams.theirs.map(Some),

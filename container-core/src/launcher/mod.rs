@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-use self::protocol::{HELLO, MARKER, START};
+use self::protocol::{HELLO, MARKER, START, START_IN};
 use crate::{Error, Result};
 
 /// Starts containers on behalf of this program.
@@ -87,21 +87,25 @@ impl Launcher {
         Ok(pid.and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0))
     }
 
-    /// Asks for a container; the answer comes over the other end of `control`.
+    /// Asks for a monitor, born into the version 2 group `group` if given; the answer comes over the
+    /// other end of `control`.
     pub(crate) fn send(
         &self,
         control: BorrowedFd<'_>,
         job: BorrowedFd<'_>,
+        group: Option<BorrowedFd<'_>>,
         slots: &[OwnedFd],
     ) -> Result<()> {
+        let message = if group.is_some() { START_IN } else { START };
         let mut descriptors = vec![control, job];
+        descriptors.extend(group);
         descriptors.extend(slots.iter().map(AsFd::as_fd));
         let mut connection = self.lock();
         let mut result = Ok(());
         // Once more if the launcher was killed since the last time.
         for _ in 0..2 {
             let socket = self.connect(&mut connection)?;
-            result = protocol::send(socket.as_fd(), START, &descriptors);
+            result = protocol::send(socket.as_fd(), message, &descriptors);
             if !matches!(result, Err(Errno::PIPE | Errno::CONNRESET)) {
                 break;
             }

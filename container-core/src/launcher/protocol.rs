@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! embedder --HELLO--> launcher                      once, before the launcher is executed
-//! embedder --b"start" + [control, job, slots…]--> launcher     for each container
+//! embedder --b"start" + [control, job, slots…]--> launcher     for each process
 //! monitor  --Event-->  embedder                     over `control`
 //! ```
 
@@ -34,6 +34,10 @@ pub(crate) const HELLO: &[u8] =
 /// The message that asks for a container.
 pub(crate) const START: &[u8] = b"start";
 
+/// The same, with one more descriptor after the first two: the version 2 group that the monitor is
+/// born into.
+pub(crate) const START_IN: &[u8] = b"start in";
+
 /// How many descriptors one message carries at most (`SCM_MAX_FD` of the kernel).
 pub(crate) const MAX_DESCRIPTORS: usize = 253;
 
@@ -51,6 +55,8 @@ pub(crate) struct Job {
     pub(crate) exit_record: Option<PathBuf>,
     /// The group to count kills in and to remove in the end.
     pub(crate) cgroup: Option<Cgroup>,
+    /// The group that the monitor itself is in, other than the embedder's.
+    pub(crate) own_cgroup: Option<Cgroup>,
 }
 
 /// What a monitor tells.

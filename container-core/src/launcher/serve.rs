@@ -8,7 +8,7 @@ use rustix::net::{RecvFlags, SocketType, sockopt};
 use rustix::process::{self, PidfdFlags};
 use rustix::stdio;
 
-use super::protocol::{self, Event, HELLO, Message, START, tell};
+use super::protocol::{self, Event, HELLO, Message, START, START_IN, tell};
 use crate::monitor::Monitor;
 use crate::sys::{self, Cloned, SingleThreaded};
 
@@ -76,17 +76,25 @@ fn move_socket() -> Result<OwnedFd, Errno> {
 
 /// Forks a monitor for the container that `message` asks for; gives it in the new process.
 fn fork_monitor(message: Message, alone: SingleThreaded) -> Option<Monitor> {
-    if message.bytes != START {
-        return None;
-    }
+    let in_group = match message.bytes.as_slice() {
+        START => false,
+        START_IN => true,
+        _ => return None,
+    };
     let mut descriptors = message.descriptors.into_iter();
+    let (control, job) = (descriptors.next()?, descriptors.next()?);
+    let group = if in_group {
+        Some(descriptors.next()?)
+    } else {
+        None
+    };
     let monitor = Monitor {
         alone,
-        control: descriptors.next()?,
-        job: descriptors.next()?,
+        control,
+        job,
         slots: descriptors.collect(),
     };
-    match sys::clone3(alone, 0, None) {
+    match sys::clone3(alone, 0, group.as_ref().map(AsFd::as_fd)) {
         Ok(Cloned::Child) => {
             sys::auto_reap(false);
             let _ = rustix::thread::set_name(c"ctr-monitor");

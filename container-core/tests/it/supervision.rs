@@ -6,13 +6,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use container_core::cgroup::{Cgroup, CgroupPath};
+use container_core::oci_spec::runtime::LinuxResources;
 use container_core::{
     Container, CreateOptions, ErrorKind, ExecOptions, Launcher, Signal, Supervision,
 };
+use nix::sys::signal::kill;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::support::bundle::{Bundle, LIMIT, edit_linux, with_bundle};
+use crate::support::bundle::{Bundle, LIMIT, edit_linux, set_user, with_bundle};
 use crate::support::host;
 use crate::support::isolate::Place;
 use crate::support::role::{self, wait_until};
@@ -239,5 +241,106 @@ fn privileged_of_many_who_start_a_container_one_does() {
             wait_until("the end of the monitor", || processes("ctr-monitor") == 0);
         }
         host::remove_cgroups(place.cgroup());
+    });
+}
+
+/// Creates a detached container in the group of a service, and stays until it is killed.
+#[test]
+fn role_service() {
+    if !role::plays("supervision::role_service") {
+        return;
+    }
+    let bundle = Bundle::existing(&Path::new(WORK).join("root"));
+    let group = fs::read_to_string(Path::new(WORK).join("group")).expect("given");
+    let service = Cgroup::open(&CgroupPath::new(&format!("{group}-service")).unwrap()).unwrap();
+    service.add(std::process::id()).unwrap();
+    let mut spec = bundle.shell("while [ ! -e /stop ]; do sleep 0.01; done; exit 4");
+    edit_linux(&mut spec, |linux| {
+        linux.set_cgroups_path(Some(group.into()));
+    });
+    let state = Path::new(WORK).join("state");
+    fs::create_dir(&state).unwrap();
+    let mut options = CreateOptions::default();
+    options.state = Some(state);
+    options.exit_record = Some(Path::new(WORK).join("exit.json"));
+    options.supervision = Supervision::Detached;
+    let launcher = Launcher::new();
+    let container = launcher.create(&spec, options).unwrap();
+    container.start().unwrap();
+    let mut options = ExecOptions::default();
+    options.supervision = Supervision::Detached;
+    options.exit_record = Some(Path::new(WORK).join("exec.json"));
+    let process = spec.process().clone().unwrap();
+    launcher.exec(&container, &process, options).unwrap();
+    role::say(container.pid());
+    std::thread::sleep(LIMIT);
+}
+
+/// As systemd does at the end of a service.
+#[test]
+fn privileged_detached_container_outlives_all_in_the_group_of_its_program() {
+    with_bundle!(|place, bundle| {
+        fs::write(place.dir().join("group"), group(place)).unwrap();
+        let path = CgroupPath::new(&format!("{}-service", group(place))).unwrap();
+        let service = Cgroup::create(&path, &LinuxResources::default()).unwrap();
+        let mut program = role::command("supervision::role_service").spawn().unwrap();
+        role::hear(&mut program);
+        service.kill_all().unwrap();
+        program.wait().unwrap();
+        service.remove().unwrap();
+
+        let record = place.dir().join("exit.json");
+        let container = Container::open(&place.dir().join("state"), Some(&record)).unwrap();
+        assert!(container.try_wait().unwrap().is_none());
+        fs::write(bundle.root().join("stop"), "").unwrap();
+        let status = container.wait_timeout(LIMIT).unwrap().unwrap();
+        assert_eq!(status.code(), 4);
+        let executed = place.dir().join("exec.json");
+        wait_until("the record of the other", || executed.exists());
+        // The groups of the monitors are gone with them.
+        wait_until("the end of the monitors", || processes("ctr-monitor") == 0);
+        assert_eq!(host::cgroups("supervised"), [PathBuf::new(); 0]);
+        host::remove_cgroups(place.cgroup());
+    });
+}
+
+/// A process that changed its user is not told by the kernel that its monitor died.
+#[test]
+fn privileged_killed_monitor_takes_a_container_along_that_changed_its_user() {
+    with_bundle!(|place, bundle| {
+        let launcher = Launcher::new();
+        // A program that the kernel gives privileges to loses the signal of its parent's death.
+        fs::create_dir(bundle.root().join("setuid")).unwrap();
+        let setuid = bundle.root().join("setuid/busybox");
+        fs::copy(bundle.root().join("bin/busybox"), &setuid).unwrap();
+        fs::set_permissions(&setuid, fs::Permissions::from_mode(0o4755)).unwrap();
+        let mut spec = bundle.spec(&["/setuid/busybox", "sleep", "600"]);
+        set_user(&mut spec, 1000, 1000);
+        let state = place.dir().join("state");
+        fs::create_dir(&state).unwrap();
+        for opened in [false, true] {
+            let mut options = CreateOptions::default();
+            options.state = Some(state.clone());
+            options.supervision = Supervision::Detached;
+            let container = launcher.create(&spec, options).unwrap();
+            container.start().unwrap();
+            let pid = container.pid().to_string();
+            let monitor: i32 = status(&pid, "PPid:").parse().unwrap();
+            kill(Pid::from_raw(monitor), nix::sys::signal::Signal::SIGKILL).unwrap();
+            wait_until("the end of the monitor", || processes("ctr-monitor") == 0);
+            assert!(Path::new("/proc").join(&pid).exists(), "it lives on");
+            let error = match opened {
+                true => Container::open(&state, None).unwrap_err(),
+                false => container.wait().unwrap_err(),
+            };
+            assert_eq!(
+                error.code(),
+                if opened { "NotRunning" } else { "MonitorLost" }
+            );
+            wait_until("the end of the container", || {
+                let status = fs::read_to_string(format!("/proc/{pid}/status"));
+                !status.is_ok_and(|status| !status.contains("State:\tZ"))
+            });
+        }
     });
 }
