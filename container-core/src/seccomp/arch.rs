@@ -67,6 +67,9 @@ impl Machine {
 
     /// The number of a system call of the x32 ABI.
     pub(super) fn x32_number(name: &str) -> Option<u32> {
+        if X32_LACKS.contains(&name) {
+            return None;
+        }
         let own = X32_OWN
             .iter()
             .find_map(|(own, number)| (*own == name).then_some(*number));
@@ -121,8 +124,22 @@ const ARM_OWN: [(&str, i32); 6] = [
     ("set_tls", 0xf_0005),
 ];
 
+/// The calls that the x32 ABI has not (`64` without a counterpart in that table).
+const X32_LACKS: [&str; 10] = [
+    "_sysctl",
+    "create_module",
+    "epoll_ctl_old",
+    "epoll_wait_old",
+    "get_kernel_syms",
+    "get_thread_area",
+    "nfsservctl",
+    "query_module",
+    "set_thread_area",
+    "uselib",
+];
+
 /// The calls with a number of their own in the x32 ABI (`syscall_64.tbl` of the kernel, from 512).
-const X32_OWN: [(&str, u32); 34] = [
+const X32_OWN: [(&str, u32); 36] = [
     ("rt_sigaction", 512),
     ("rt_sigreturn", 513),
     ("ioctl", 514),
@@ -148,12 +165,14 @@ const X32_OWN: [(&str, u32); 34] = [
     ("preadv", 534),
     ("pwritev", 535),
     ("rt_tgsigqueueinfo", 536),
-    ("process_vm_readv", 537),
-    ("process_vm_writev", 538),
-    ("setsockopt", 539),
-    ("getsockopt", 540),
-    ("io_setup", 541),
-    ("io_submit", 542),
+    ("recvmmsg", 537),
+    ("sendmmsg", 538),
+    ("process_vm_readv", 539),
+    ("process_vm_writev", 540),
+    ("setsockopt", 541),
+    ("getsockopt", 542),
+    ("io_setup", 543),
+    ("io_submit", 544),
     ("execveat", 545),
     ("preadv2", 546),
     ("pwritev2", 547),

@@ -558,7 +558,7 @@ const REMEMBERED: usize = 8;
 const MAX_INSTRUCTIONS: usize = 4096;
 
 /// Arguments of type `int` or `unsigned int`, whose upper half the kernel drops.
-const NARROW: [(&str, u32); 6] = [
+pub(super) const NARROW: [(&str, u32); 6] = [
     ("ioctl", 1),
     ("personality", 0),
     ("prctl", 0),

@@ -4,6 +4,9 @@ use super::compile::{
     BPF_AND_K, BPF_JA, BPF_JEQ, BPF_JGE, BPF_JGT, BPF_LD_W_ABS, BPF_RET_K, Instruction,
 };
 
+/// Which only other compilers emit.
+const BPF_JSET: u16 = 0x45;
+
 /// A call as the kernel shows it to a filter.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Call {
@@ -33,6 +36,7 @@ pub(super) fn run(program: &[Instruction], call: &Call) -> u32 {
             BPF_JA => at += usize::try_from(k).unwrap(),
             BPF_JEQ => at += branch(value == k),
             BPF_JGT => at += branch(value > k),
+            BPF_JSET => at += branch(value & k != 0),
             BPF_JGE => at += branch(value >= k),
             BPF_RET_K => return k,
             _ => panic!("instruction {code:#x} is none that the compiler emits"),

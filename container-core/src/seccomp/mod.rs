@@ -11,6 +11,8 @@ mod default;
 #[cfg(test)]
 mod interpreter;
 mod listener;
+#[cfg(test)]
+mod oracle;
 mod profile;
 #[cfg(test)]
 mod tests;

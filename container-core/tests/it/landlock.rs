@@ -22,7 +22,7 @@ fn is_there() -> bool {
 
 fn make_directories(bundle: &Bundle) {
     for dir in ["lib", "lib64"] {
-        std::fs::create_dir_all(bundle.root().join(dir)).unwrap();
+        std::fs::create_dir_all(bundle.root().join(dir)).expect("make a directory");
     }
 }
 
