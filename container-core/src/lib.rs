@@ -53,6 +53,7 @@ mod terminal;
 mod top;
 
 pub mod capability;
+pub mod cdi;
 pub mod cgroup;
 pub mod defaults;
 pub mod landlock;

@@ -1,6 +1,7 @@
 //! Integration tests of `container-core`: public API only.
 
 mod attributes;
+mod cdi;
 mod cgroup;
 mod cgroup_hosts;
 mod cgroup_io;
@@ -21,6 +22,7 @@ mod plan;
 mod rootless;
 mod rows;
 mod runtime;
+mod schema;
 mod seccomp;
 mod start;
 mod supervision;
