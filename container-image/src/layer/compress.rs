@@ -5,9 +5,9 @@ use std::io::{self, BufReader, Read, Write};
 
 use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::MultiGzDecoder;
-use flate2::write::GzEncoder;
 use lzma_rust2::XzReader;
 
+use super::gzip::{ParallelGzip, workers};
 use crate::store::from_io;
 use crate::{Error, ErrorKind, MediaType, Result};
 
@@ -129,7 +129,7 @@ impl fmt::Debug for Decompressed<'_> {
 /// Compresses what is written to it.
 pub(super) enum Compressor<W: Write> {
     Plain(W),
-    Gzip(GzEncoder<W>),
+    Gzip(ParallelGzip<W>),
     Zstd(zstd::Encoder<'static, W>),
 }
 
@@ -137,12 +137,13 @@ impl<W: Write> Compressor<W> {
     pub(super) fn new(output: W, compression: Compression) -> io::Result<Self> {
         Ok(match compression {
             Compression::None => Self::Plain(output),
-            Compression::Gzip(level) => {
-                let level = flate2::Compression::new(u32::from(level.clamp(1, 9)));
-                Self::Gzip(GzEncoder::new(output, level))
-            }
+            Compression::Gzip(level) => Self::Gzip(ParallelGzip::new(output, level.clamp(1, 9))?),
             Compression::Zstd(level) => {
-                Self::Zstd(zstd::Encoder::new(output, i32::from(level.clamp(1, 22)))?)
+                let mut encoder = zstd::Encoder::new(output, i32::from(level.clamp(1, 22)))?;
+                // From one thread on the bytes do not depend on how many there are.
+                encoder.multithread(u32::try_from(workers()).unwrap_or(1))?;
+                encoder.set_parameter(zstd::zstd_safe::CParameter::JobSize(ZSTD_JOB_BYTES))?;
+                Self::Zstd(encoder)
             }
         })
     }
@@ -279,6 +280,9 @@ impl Read for Counted<'_> {
 const MAGIC_BYTES: usize = 6;
 
 const BUFFER_BYTES: usize = 128 << 10;
+
+/// What one thread compresses at a time; by default it is four times as much, and as much memory.
+const ZSTD_JOB_BYTES: u32 = 2 << 20;
 
 /// What `xz -9` needs, and some more.
 const XZ_MEMORY_KIB: u32 = 80 << 10;

@@ -16,6 +16,7 @@ mod changes;
 mod compress;
 mod entry;
 mod flatten;
+mod gzip;
 mod header;
 mod measure;
 mod pack;

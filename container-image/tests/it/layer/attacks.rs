@@ -237,26 +237,27 @@ fn sizes_of_pax_records_win() {
 fn bombs_meet_their_limit() {
     let zeros = vec![0_u8; 64 << 20];
     let whole = archive(&[member(b'0', "zeros", "", &zeros)]);
-    for compression in [Compression::Gzip(9), Compression::Zstd(3)] {
-        let mut packer = Packer::new(Vec::new(), compression).unwrap();
-        let entry = Entry::new(
-            "zeros",
-            EntryKind::File {
-                size_bytes: zeros.len() as u64,
-            },
-        );
+    // Our own gzip compresses zeros worse: an attacker's is one block.
+    let gzip = {
+        let level = flate2::Compression::best();
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
+        encoder.write_all(&whole).unwrap();
+        encoder.finish().unwrap()
+    };
+    let zstd = {
+        let mut packer = Packer::new(Vec::new(), Compression::Zstd(3)).unwrap();
+        let size_bytes = zeros.len() as u64;
+        let entry = Entry::new("zeros", EntryKind::File { size_bytes });
         packer.append(&entry, &mut &zeros[..]).unwrap();
-        let (packed, bytes) = packer.finish().unwrap();
-        assert!(packed.size_bytes < 100 << 10);
+        packer.finish().unwrap().1
+    };
+    for bytes in [gzip, zstd] {
+        assert!(bytes.len() < 100 << 10);
         let sandbox = Sandbox::new();
         let mut plain = decompress(io::Cursor::new(bytes.clone())).unwrap();
         let root = open(&sandbox.root());
         let result = unpack(&mut plain, root.as_fd(), &without_owners());
-        assert_eq!(
-            result.unwrap_err().code(),
-            "LimitExceeded",
-            "{compression:?}"
-        );
+        assert_eq!(result.unwrap_err().code(), "LimitExceeded");
         let mut plain = decompress(io::Cursor::new(bytes))
             .unwrap()
             .limit_ratio(u64::MAX);
