@@ -38,6 +38,21 @@ fn other_digest(input: &str) -> bool {
             .is_err_and(|e| e.code() == "InvalidDigest")
 }
 
+/// Whether the first part of a name is a host, and not already the path.
+fn is_host(text: &str) -> bool {
+    text.contains(['.', ':']) || text == "localhost" || text != text.to_lowercase()
+}
+
+/// Whether a tag stands at the end.
+fn is_tagged(text: &str) -> bool {
+    text.rsplit('/')
+        .next()
+        .is_some_and(|last| last.contains(':'))
+}
+
+/// The longest name of a repository.
+const MAX_NAME: usize = 255;
+
 #[test]
 fn references_agree_with_those_of_docker() {
     let mut differences = Vec::new();
@@ -93,7 +108,56 @@ fn references_agree_with_those_of_docker() {
                 let expected = text(&case, "Equivalent").parse::<Reference>();
                 parsed.is_ok_and(|parsed| expected.is_ok_and(|expected| parsed == expected))
             }
-            _ => true,
+            // With a tag it is no name, but a reference all the same.
+            ("TestWithNameFailure", _) => parsed.is_err() || is_tagged(input),
+            // Names that are not canonical are completed here, and not refused.
+            ("TestParseNamed", _) if !case["err"].is_null() => true,
+            ("TestParseNamed" | "TestDomainAndPath" | "TestSerialization", _) => {
+                let is_error = !case["err"].is_null();
+                parsed.map_or(is_error, |parsed| {
+                    let domain = text(&case, "domain");
+                    let split = !is_host(domain)
+                        || (parsed.registry(), parsed.repository())
+                            == (domain, text(&case, "path"));
+                    let tag = text(&case, "tag");
+                    !is_error && split && (tag.is_empty() || parsed.tag() == Some(tag))
+                })
+            }
+            ("TestWithTag", _) => {
+                let whole = text(&case, "combined").parse::<Reference>();
+                let name = text(&case, "name").parse::<Reference>();
+                other_digest(text(&case, "combined"))
+                    || whole.is_ok_and(|whole| {
+                        let tagged = name.and_then(|name| name.with_tag(text(&case, "tag")));
+                        tagged.is_ok_and(|tagged| {
+                            (whole.name(), whole.tag()) == (tagged.name(), tagged.tag())
+                        })
+                    })
+            }
+            // The digests in this table are too short, which only a strict reader sees.
+            ("TestWithDigest", _) => other_digest(text(&case, "combined")),
+            ("TestDomainRegexp", _) => {
+                let parsed = format!("{input}/x").parse::<Reference>();
+                let is_registry = parsed.is_ok_and(|parsed| parsed.registry() == input);
+                // A word is a host only in a pattern: as part of a name it is none.
+                let matches = case["match"] == true;
+                is_registry == matches || matches && !is_host(input)
+            }
+            ("TestFullNameRegexp", _) if case["match"] == false => {
+                parsed.is_err() || is_tagged(input)
+            }
+            ("TestFullNameRegexp" | "TestReferenceRegexp", _) => {
+                // The length is not for patterns to bound.
+                parsed.is_ok() == (case["match"] == true)
+                    || other_digest(input)
+                    || input.len() > MAX_NAME
+            }
+            // What looks like an identifier is no name.
+            ("TestIdentifierRegexp", _) => parsed.is_err() || case["match"] == false,
+            // Patterns over names, containerd's locators with queries, and what names an image by its ID alone:
+            // they are not references of this form.
+            ("TestMatch" | "TestReferenceParser" | "TestParseImageReferences", _) => true,
+            (other, _) => panic!("the table {other} is new"),
         };
         if !agrees {
             differences.push(format!("{function}: {case}"));
@@ -129,7 +193,18 @@ fn platforms_agree_with_those_of_containerd() {
                 listed("true").iter().filter(|text| !odd(text)).all(ranks)
                     && !listed("false").iter().any(ranks)
             }
-            _ => true,
+            "TestParseSelector" => true,
+            // Strict choice, and choice by the system alone, are not offered.
+            "TestOnlyStrict" | "TestOnlyOS" | "TestOnlyOSLess" => true,
+            // Versions and features of systems are not part of our text.
+            "TestFormatAllEncoding"
+            | "TestFormatAllSkipsEmptyOSFeatures"
+            | "TestCompareOSFeatures"
+            | "BenchmarkParseOSOptions"
+            | "BenchmarkFormatAllOSFeatures" => true,
+            // The variant of a host is told by its architecture, not by /proc/cpuinfo.
+            "TestCPUVariant" | "TestGetCPUVariantFromArch" => true,
+            other => panic!("the table {other} is new"),
         };
         if !agrees {
             differences.push(format!("{function}: {case}"));
