@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -284,6 +284,11 @@ impl Resolver for PatientResolver {
             80
         };
         let port = uri.port_u16().unwrap_or(default);
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            let mut result = self.empty();
+            result.push((ip, port).into());
+            return Ok(result);
+        }
         let (sender, found) = channel();
         let name = host.clone();
         std::thread::Builder::new().spawn(move || {
@@ -296,8 +301,7 @@ impl Resolver for PatientResolver {
             match found.recv_timeout(SLICE.min(self.0.connect)) {
                 Ok(Ok(addresses)) => {
                     let mut result = self.empty();
-                    // As many as fit.
-                    for address in addresses.take(16) {
+                    for address in addresses.take(MAX_ADDRESSES) {
                         result.push(address);
                     }
                     return if result.is_empty() {
@@ -517,6 +521,8 @@ impl fmt::Debug for TlsTransport {
     }
 }
 
+/// As many addresses of a host as `ResolvedSocketAddrs` has room for.
+const MAX_ADDRESSES: usize = 16;
 const USER_AGENT: &str = concat!("container-image/", env!("CARGO_PKG_VERSION"));
 /// Longest time in which a cancel flag is not looked at.
 const SLICE: Duration = Duration::from_millis(250);

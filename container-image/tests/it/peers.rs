@@ -326,12 +326,7 @@ fn privileged_podman_pulls_from_and_pushes_to_our_server() {
     push(&image, &name, &pushing).unwrap();
 
     let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
-    let podman = |arguments: &[&str]| {
-        let mut command = Command::new("podman");
-        command.args(["--storage-driver=vfs", "--root", &path("root")]);
-        command.args(["--runroot", &path("run"), "--tmpdir", &path("tmp")]);
-        run(command.args(arguments)).trim().to_owned()
-    };
+    let podman = |arguments: &[&str]| podman(dir.path(), arguments).trim().to_owned();
     let auth = format!("--authfile={}", path("auth.json"));
     let plain = "--tls-verify=false";
     podman(&["login", plain, &auth, "-uuser", "-psecret", &registry]);

@@ -48,6 +48,16 @@ pub(crate) fn skopeo(dir: &Path) -> Command {
     command
 }
 
+/// Podman with all that it keeps in `dir`.
+pub(crate) fn podman(dir: &Path, args: &[&str]) -> String {
+    let mut command = Command::new("podman");
+    command.arg("--root").arg(dir.join("podman"));
+    command.arg("--runroot").arg(dir.join("run"));
+    run(command
+        .args(["--storage-driver=vfs", "--cgroup-manager=cgroupfs"])
+        .args(args))
+}
+
 /// Debian's registry on a port that the kernel chose.
 pub(crate) struct DockerRegistry {
     child: Child,

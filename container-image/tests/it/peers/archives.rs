@@ -12,7 +12,7 @@ use container_image::{History, Image, Manifest, MediaType, Reference};
 use serde_json::Value;
 
 use crate::fixture::*;
-use crate::programs::{has, run, skopeo};
+use crate::programs::{has, podman, run, skopeo};
 
 const NAME: &str = "example.com/team/app:v1";
 
@@ -61,16 +61,6 @@ fn check_load(path: &Path, want: &Image) -> Image {
         noise(9, 300_000)
     );
     loaded[0].image.clone()
-}
-
-/// Podman with all that it keeps in `dir`.
-fn podman(dir: &Path, args: &[&str]) -> String {
-    let mut command = Command::new("podman");
-    command.arg("--root").arg(dir.join("podman"));
-    command.arg("--runroot").arg(dir.join("run"));
-    run(command
-        .args(["--storage-driver=vfs", "--cgroup-manager=cgroupfs"])
-        .args(args))
 }
 
 #[test]
