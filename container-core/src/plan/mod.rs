@@ -8,7 +8,7 @@ pub(crate) mod child;
 mod compile;
 mod display;
 pub(crate) mod hook;
-mod mounts;
+pub(crate) mod mounts;
 mod namespaces;
 mod place;
 pub(crate) mod step;

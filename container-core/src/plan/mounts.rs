@@ -145,6 +145,86 @@ impl Options {
     }
 }
 
+/// Takes from a bind mount the options that it cannot have, as they are a file system's; gives them.
+pub(crate) fn drop_foreign_options(mount: &mut Mount) -> Vec<String> {
+    if !super::compile::mount::is_bind(mount, &Options::parse(mount)) {
+        return Vec::new();
+    }
+    let (own, foreign): (Vec<_>, _) =
+        mount.options().iter().flatten().cloned().partition(|it| {
+            effect(it).is_some() || OF_FILE_SYSTEM.iter().any(|(_, off, _)| off == it)
+        });
+    mount.set_options(Some(own));
+    foreign
+}
+
+/// The options that are not a file system's.
+pub(crate) const KNOWN_OPTIONS: &[&str] = &[
+    "async",
+    "atime",
+    "bind",
+    "copy-symlink",
+    "defaults",
+    "dev",
+    "diratime",
+    "dirsync",
+    "exec",
+    "idmap",
+    "iversion",
+    "lazytime",
+    "loud",
+    "mand",
+    "noatime",
+    "nodev",
+    "nodiratime",
+    "noexec",
+    "noiversion",
+    "nolazytime",
+    "nomand",
+    "norelatime",
+    "nostrictatime",
+    "nosuid",
+    "nosymfollow",
+    "private",
+    "ratime",
+    "rbind",
+    "rdev",
+    "rdiratime",
+    "relatime",
+    "remount",
+    "rexec",
+    "ridmap",
+    "rnoatime",
+    "rnodev",
+    "rnodiratime",
+    "rnoexec",
+    "rnorelatime",
+    "rnostrictatime",
+    "rnosuid",
+    "rnosymfollow",
+    "ro",
+    "rprivate",
+    "rrelatime",
+    "rro",
+    "rrw",
+    "rshared",
+    "rslave",
+    "rstrictatime",
+    "rsuid",
+    "rsymfollow",
+    "runbindable",
+    "rw",
+    "shared",
+    "silent",
+    "slave",
+    "strictatime",
+    "suid",
+    "symfollow",
+    "sync",
+    "tmpcopyup",
+    "unbindable",
+];
+
 /// Makes `set` and `clear` part of what is asked for; the last word on a bit counts.
 fn turn(all_set: &mut u64, all_clear: &mut u64, set: Attr, clear: Attr) {
     let (set, clear) = (u64::from(set.bits()), u64::from(clear.bits()));
@@ -470,6 +550,21 @@ pub(super) fn inside(path: &Path) -> Result<CString> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_told_to_be_known_is() {
+        let of_file_system = |it: &str| {
+            OF_FILE_SYSTEM
+                .iter()
+                .any(|(on, off, _)| [on, off].contains(&&it))
+        };
+        for option in KNOWN_OPTIONS {
+            assert!(
+                effect(option).is_some() || of_file_system(option),
+                "{option}"
+            );
+        }
+    }
 
     fn parse(options: &[&str]) -> Options {
         let mut mount = Mount::default();

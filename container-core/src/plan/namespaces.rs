@@ -85,7 +85,10 @@ impl Compiler<'_> {
     }
 
     pub(super) fn name_host(&mut self) -> Result<()> {
-        let own = self.flags & libc::CLONE_NEWUTS as u64 != 0;
+        let linux = self.spec.linux().as_ref();
+        let namespaces = linux.and_then(|linux| linux.namespaces().as_deref());
+        // One that is joined is named, too: that is what a hostname beside a path asks for.
+        let own = find(namespaces.unwrap_or_default(), LinuxNamespaceType::Uts).is_some();
         for (field, name) in [
             ("hostname", self.spec.hostname()),
             ("domainname", self.spec.domainname()),

@@ -10,8 +10,8 @@
 //! let runtime = Runtime::open("/run/my-runtime")?;
 //! let mut options = CreateOptions::default();
 //! options.bundle = "/bundles/web".into();
-//! let spec = runtime::load_spec(&options.bundle.join("config.json"))?;
-//! runtime.create("web", &spec, options)?;
+//! let config = runtime::load_spec(&options.bundle.join("config.json"))?;
+//! runtime.create("web", &config.spec, options)?;
 //! runtime.start("web")?;
 //! runtime.kill("web", Signal::TERM)?;
 //! runtime.delete("web", true)?;
@@ -46,13 +46,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use oci_spec::runtime::{self, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{self, LinuxNamespaceType, LinuxResources, Spec};
 use rustix::io::Errno;
 
 pub use self::features::features;
 use self::id::check_id;
 use self::record::{Entry, Init, Record};
-pub use self::spec::{OCI_VERSION, default_spec, load_spec, rootless_spec};
+pub use self::spec::{Loaded, OCI_VERSION, default_spec, load_spec, parse_process, rootless_spec};
 pub use self::state::{State, Status};
 use crate::cgroup::{Cgroup, CgroupPath};
 use crate::container::{open_process, readable};
@@ -107,9 +107,10 @@ impl Runtime {
         let mut spec = spec.clone();
         allow_default_devices(&mut spec);
         let cgroup = plan_cgroup(id, &mut spec)?;
-        let mut record = Record::new(id, &options.bundle, cgroup);
+        let mut record = Record::new(id, &options, cgroup);
         let entry = Entry::create(&self.root, &record, &spec)?;
         options.state = Some(entry.directory.clone());
+        options.id = Some(id.to_owned());
         let created = self.launcher.create(&spec, options).and_then(|container| {
             let noted = container.wait_created().and_then(|()| {
                 record.init = Some(Init::of(container.pid())?);
@@ -141,7 +142,16 @@ impl Runtime {
                 return Err(Error::new(ErrorKind::InvalidState, "AlreadyStarted", what));
             }
         }
-        Container::open(&entry.directory, None)?.start()
+        let container = Container::open(&entry.directory, None)?;
+        container.start()?;
+        if !record.disowned {
+            return Ok(());
+        }
+        let spec = record::read_spec(&entry.directory)?;
+        let launcher = &self.launcher;
+        launcher
+            .run_poststart_hooks(&spec, &record.bundle, id, container.pid())
+            .inspect_err(|_| drop(container.kill(Signal::KILL)))
     }
 
     /// What a container is and does.
@@ -261,17 +271,19 @@ impl Runtime {
     }
 
     /// Removes what is left of a container that has ended or was not started; with `force` also ends one
-    /// that runs, and is done if there is none.
+    /// that runs, and is done if there is none. Gives what went wrong without keeping the container from
+    /// going: its `poststop` hooks that failed.
     ///
     /// # Errors
     /// `NotFound`, `InvalidState` (`NotStopped`) without `force`; `Cleanup` and `TimedOut` if something
     /// does not go: the container stays then, and can be deleted again.
-    pub fn delete(&self, id: &str, force: bool) -> Result<()> {
+    pub fn delete(&self, id: &str, force: bool) -> Result<Vec<Error>> {
         check_id(id)?;
         let entry = match Entry::lock(&self.root, id) {
-            Err(error) if force && error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) if force && error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             result => result?,
         };
+        let mut hooks = None;
         if let Some(record) = Record::read(&entry.directory)? {
             let (status, _) = status(&entry.directory, &record)?;
             if matches!(status, Status::Running | Status::Paused) && !force {
@@ -281,8 +293,13 @@ impl Runtime {
             // A spec that cannot be read keeps no container from going.
             let spec = record::read_spec(&entry.directory).unwrap_or_default();
             end(&record, &spec)?;
+            // Of one that was never completed none has run before.
+            hooks = (record.disowned && record.init.is_some()).then_some((record.bundle, spec));
         }
-        entry.remove()
+        entry.remove()?;
+        let warnings =
+            hooks.map(|(bundle, spec)| self.launcher.run_poststop_hooks(&spec, &bundle, id));
+        Ok(warnings.and_then(Result::err).into_iter().collect())
     }
 
     /// Stops all processes of a running container until [`resume`](Self::resume).
@@ -312,6 +329,18 @@ impl Runtime {
             return Err(Error::new(ErrorKind::InvalidState, "NotPaused", what));
         }
         group_of(&record)?.thaw()
+    }
+
+    /// Changes the limits of a container that are set in `resources`.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidState` (`NotRunning`); as [`Cgroup::update`].
+    pub fn update(&self, id: &str, resources: &LinuxResources) -> Result<()> {
+        let (entry, record) = self.lock(id)?;
+        match status(&entry.directory, &record)?.1 {
+            Some(_) => group_of(&record)?.update(resources),
+            None => Err(not_running(id, "update")),
+        }
     }
 
     /// Executes a process in a container; blocks until its program runs.

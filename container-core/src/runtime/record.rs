@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroup;
 use crate::state::{self, ProcessId};
-use crate::{Error, ErrorKind, Result};
+use crate::{CreateOptions, Error, ErrorKind, Result, Supervision};
 
 /// What a container is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -27,6 +27,9 @@ pub(super) struct Record {
     created: Duration,
     /// The group that was, or was about to be, made for it.
     pub(super) cgroup: Option<Cgroup>,
+    /// It has no monitor, so that what comes after its start and its end is up to whoever starts and
+    /// deletes it.
+    pub(super) disowned: bool,
     /// Its process, once everything is set up.
     pub(super) init: Option<Init>,
 }
@@ -40,15 +43,16 @@ pub(super) struct Init {
 }
 
 impl Record {
-    pub(super) fn new(id: &str, bundle: &Path, cgroup: Option<Cgroup>) -> Self {
+    pub(super) fn new(id: &str, options: &CreateOptions, cgroup: Option<Cgroup>) -> Self {
         Self {
             version: VERSION,
             id: id.to_owned(),
-            bundle: bundle.to_owned(),
+            bundle: options.bundle.clone(),
             created: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .unwrap_or_default(),
             cgroup,
+            disowned: options.supervision == Supervision::Disowned,
             init: None,
         }
     }

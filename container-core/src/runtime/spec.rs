@@ -1,27 +1,43 @@
 //! Specs from files, and one to begin with.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
     Capability, LinuxDeviceCgroupBuilder, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace,
-    LinuxNamespaceType, LinuxResources, Mount, Spec,
+    LinuxNamespaceType, LinuxResources, Mount, Process, Spec,
 };
+use serde_json::Value;
 
 use crate::cgroup::{self, Versions};
 use crate::defaults;
+use crate::plan::mounts::drop_foreign_options;
 use crate::{Error, Result, capability};
 
 /// The version of the runtime specification that this crate follows.
 pub const OCI_VERSION: &str = "1.2.1";
 
+/// A spec from a file.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Loaded {
+    /// The spec.
+    pub spec: Spec,
+    /// What the file asks for and the spec does not have, in words.
+    pub warnings: Vec<String>,
+}
+
 /// Reads a spec, usually the `config.json` of a bundle.
+///
+/// Two things that files have and that mean nothing are left out, with a warning: capabilities that
+/// nobody knows (runtime-spec `config.md#linux-process`), and options of file systems on bind mounts.
 ///
 /// # Errors
 /// `Os` if the file cannot be read; `InvalidInput` (`InvalidSpec`) if it is no spec, or longer than
 /// 16 MiB.
-pub fn load_spec(path: &Path) -> Result<Spec> {
+pub fn load_spec(path: &Path) -> Result<Loaded> {
     let failed = |error| Error::os(format!("read {path:?}"), error);
     let invalid = |what: String| Error::invalid("InvalidSpec", what);
     let mut text = Vec::new();
@@ -32,8 +48,57 @@ pub fn load_spec(path: &Path) -> Result<Spec> {
     if text.len() as u64 > MAX_SPEC {
         return Err(invalid(format!("{path:?} is longer than {MAX_SPEC} bytes")));
     }
-    serde_json::from_slice(&text)
-        .map_err(|error| invalid(format!("parse {path:?}")).with_source(error))
+    let unreadable =
+        |error: serde_json::Error| invalid(format!("parse {path:?}")).with_source(error);
+    let mut document: Value = serde_json::from_slice(&text).map_err(unreadable)?;
+    let mut warnings = drop_unknown_capabilities(&mut document["process"]);
+    let mut spec: Spec = serde_json::from_value(document).map_err(unreadable)?;
+    for mount in spec.mounts_mut().iter_mut().flatten() {
+        let place = mount.destination().clone();
+        warnings.extend(
+            drop_foreign_options(mount).into_iter().map(|option| {
+                format!("option {option} of the bind mount at {place:?} means nothing")
+            }),
+        );
+    }
+    Ok(Loaded { spec, warnings })
+}
+
+/// Reads a process from JSON, as [`load_spec`] does.
+///
+/// # Errors
+/// `InvalidInput` (`InvalidSpec`) if it is none.
+pub fn parse_process(text: &[u8]) -> Result<(Process, Vec<String>)> {
+    let unreadable = |error: serde_json::Error| {
+        Error::invalid("InvalidSpec", "parse a process").with_source(error)
+    };
+    let mut document = serde_json::from_slice(text).map_err(unreadable)?;
+    let warnings = drop_unknown_capabilities(&mut document);
+    Ok((
+        serde_json::from_value(document).map_err(unreadable)?,
+        warnings,
+    ))
+}
+
+fn drop_unknown_capabilities(process: &mut Value) -> Vec<String> {
+    let mut unknown = BTreeSet::new();
+    let sets = process
+        .get_mut("capabilities")
+        .and_then(Value::as_object_mut);
+    let sets = sets.into_iter().flat_map(|sets| sets.values_mut());
+    for set in sets.filter_map(Value::as_array_mut) {
+        set.retain(|name| {
+            let known = name
+                .as_str()
+                .is_none_or(|name| capability::parse(name).is_ok());
+            if !known {
+                unknown.insert(name.to_string());
+            }
+            known
+        });
+    }
+    let warning = |name| format!("nobody knows the capability {name}");
+    unknown.into_iter().map(warning).collect()
 }
 
 /// The spec of a shell in `rootfs` on a terminal, to begin with: namespaces of its own, few

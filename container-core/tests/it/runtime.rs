@@ -55,7 +55,9 @@ fn privileged_a_container_lives_through_all_states() {
         assert!(state.start_time.is_some());
         assert_eq!(state.to_oci().pid(), &Some(pid));
 
-        let code = |result: container_core::Result<()>| result.unwrap_err().code();
+        fn code<T: std::fmt::Debug>(result: container_core::Result<T>) -> &'static str {
+            result.unwrap_err().code()
+        }
         assert_eq!(code(open(place).resume("web")), "NotPaused");
         open(place).start("web").expect("start");
         assert_eq!(status(&runtime, "web"), Status::Running);
@@ -148,7 +150,7 @@ fn privileged_ids_that_lead_elsewhere_have_no_effect() {
                 runtime.start(id),
                 runtime.state(id).map(drop),
                 runtime.kill(id, Signal::KILL),
-                runtime.delete(id, true),
+                runtime.delete(id, true).map(drop),
                 runtime.pause(id),
                 runtime.spec(id).map(drop),
                 runtime

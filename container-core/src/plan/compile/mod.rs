@@ -15,7 +15,7 @@ use crate::{Error, ErrorKind, Result, sys};
 
 mod attributes;
 mod device;
-mod mount;
+pub(super) mod mount;
 pub(super) mod process;
 mod rootfs;
 

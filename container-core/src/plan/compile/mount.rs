@@ -42,7 +42,7 @@ pub(super) struct Connected {
 }
 
 /// Whether a mount shows a tree of the host, whatever its type says.
-pub(super) fn is_bind(mount: &Mount, options: &Options) -> bool {
+pub(in crate::plan) fn is_bind(mount: &Mount, options: &Options) -> bool {
     options.bind || matches!(mount.typ().as_deref(), Some("bind" | "none"))
 }
 

@@ -50,6 +50,9 @@ impl Compiler<'_> {
             self.steps.push(Step::MakeRootReadOnly);
         }
         self.set_attributes(process)?;
+        // Before the filter, which need not allow what this takes; whatever is opened from here on is
+        // closed by the kernel when the program is executed.
+        self.steps.push(Step::SetStdio(stdio));
         let restricted = process.no_new_privileges() == Some(true);
         let listens = matches!(&filter, Some(Step::LoadFilter { agent: Some(_), .. }));
         let (early, waiting, late) = match (restricted, listens) {
@@ -87,7 +90,6 @@ impl Compiler<'_> {
             });
         }
         self.run_hooks(Stage::StartContainer);
-        self.steps.push(Step::SetStdio(stdio));
         self.pass_descriptors()?;
         self.steps.extend(late);
         if self.options.init {
