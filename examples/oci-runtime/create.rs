@@ -66,7 +66,7 @@ struct Options {
 
 impl Create {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
-        let spec = self.options.spec()?;
+        let spec = self.options.spec(context)?;
         create(context, &self.id, spec, &self.options, true)?;
         Ok(ExitCode::SUCCESS)
     }
@@ -83,13 +83,13 @@ impl Run {
             true => None,
             false => Some(Foreground::new()?),
         };
-        let spec = self.options.spec()?;
+        let spec = self.options.spec(context)?;
         let (mut container, notify) = create(context, &self.id, spec, &self.options, self.detach)?;
         let supervised = run_created(context, &self.id, &mut container, notify, foreground);
         if supervised.is_err() || !(self.detach || self.keep) {
             let deleted = context.runtime.delete(&self.id, true);
-            if let Err(error) = deleted {
-                context.log.warn(&error.report());
+            for warning in deleted.unwrap_or_else(|error| vec![error]) {
+                context.log.warn(&warning.report());
             }
         }
         supervised
@@ -144,6 +144,7 @@ fn create(
         .descriptors
         .extend(preserved(first, options.preserve_fds)?);
     create.console_socket = connect(options.console_socket.as_deref())?;
+    create.new_keyring = !options.no_new_keyring;
     create.supervision = match detach {
         true => Supervision::Disowned,
         false => Supervision::Detached,
@@ -172,9 +173,10 @@ fn create(
 }
 
 impl Options {
-    fn spec(&self) -> anyhow::Result<runtime::Spec> {
-        let path = self.bundle.join("config.json");
-        Ok(load_spec(&path)?)
+    fn spec(&self, context: &Context) -> anyhow::Result<runtime::Spec> {
+        let loaded = load_spec(&self.bundle.join("config.json"))?;
+        loaded.warnings.iter().for_each(|it| context.log.warn(it));
+        Ok(loaded.spec)
     }
 }
 

@@ -15,7 +15,9 @@ pub(crate) struct Delete {
 
 impl Delete {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
-        context.runtime.delete(&self.id, self.force)?;
+        for warning in context.runtime.delete(&self.id, self.force)? {
+            context.log.warn(&warning.report());
+        }
         Ok(ExitCode::SUCCESS)
     }
 }

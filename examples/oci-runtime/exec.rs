@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail, ensure};
 use container_engine::container_core::oci_spec::runtime::{Capability, Process};
+use container_engine::container_core::runtime::parse_process;
 use container_engine::container_core::{ExecOptions, Stdio, Supervision, capability};
 
 use crate::Context;
@@ -125,7 +126,9 @@ impl Exec {
     fn described(&self, context: &Context, options: &mut ExecOptions) -> anyhow::Result<Process> {
         if let Some(path) = &self.process {
             let text = std::fs::read(path).with_context(|| format!("read {path:?}"))?;
-            return serde_json::from_slice(&text).with_context(|| format!("parse {path:?}"));
+            let (process, warnings) = parse_process(&text)?;
+            warnings.iter().for_each(|it| context.log.warn(it));
+            return Ok(process);
         }
         ensure!(!self.command.is_empty(), "exec args cannot be empty");
         let spec = context.runtime.spec(&self.id)?;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::ValueEnum;
+use container_engine::container_core::Error;
 use serde_json::json;
 
 /// How a line looks.
@@ -43,7 +44,7 @@ impl Log {
 
     /// Says why the program fails: in the log, and to whoever called it.
     pub(crate) fn error(&self, failure: &anyhow::Error) {
-        let text = format!("{failure:#}");
+        let text = words(failure);
         self.write("error", &text);
         if self.file.is_some() {
             say(&text);
@@ -76,9 +77,28 @@ impl Log {
     }
 }
 
+/// A failure with its causes, as engines expect it: all in lower case, which is how they tell a program
+/// that is missing (`no such file or directory`) from one that may not be executed.
+fn words(failure: &anyhow::Error) -> String {
+    let lower = |cause: &(dyn std::error::Error + 'static)| {
+        let text = cause.to_string();
+        let mut letters = text.chars();
+        let first = letters.next().map(|letter| letter.to_ascii_lowercase());
+        first.into_iter().chain(letters).collect::<String>()
+    };
+    let mut words: Vec<_> = failure.chain().map(lower).collect();
+    let error = failure
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<Error>());
+    if error.is_some_and(|error| error.code() == "CommandNotFound") {
+        words.push("executable file not found".to_owned());
+    }
+    words.join(": ")
+}
+
 /// For what fails before there is a log.
 pub(crate) fn complain(failure: &anyhow::Error) -> ExitCode {
-    say(&format!("{failure:#}"));
+    say(&words(failure));
     ExitCode::FAILURE
 }
 

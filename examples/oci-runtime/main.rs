@@ -11,6 +11,7 @@
 mod create;
 mod delete;
 mod descriptors;
+mod events;
 mod exec;
 mod features;
 mod freezer;
@@ -23,6 +24,7 @@ mod spec;
 mod start;
 mod state;
 mod supervise;
+mod update;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -85,6 +87,10 @@ enum Verb {
     Exec(Box<exec::Exec>),
     /// List the processes of a container
     Ps(ps::Ps),
+    /// Change the limits of a container
+    Update(Box<update::Update>),
+    /// Show what a container uses, and when it runs out of memory
+    Events(events::Events),
     /// List containers
     List(list::List),
     /// Show what this runtime can do
@@ -159,6 +165,8 @@ fn dispatch(line: CommandLine, log: Log) -> anyhow::Result<ExitCode> {
         Verb::Resume(verb) => verb.run(&context),
         Verb::Exec(verb) => verb.run(&context),
         Verb::Ps(verb) => verb.run(&context),
+        Verb::Update(verb) => verb.run(&context),
+        Verb::Events(verb) => verb.run(&context),
         Verb::List(verb) => verb.run(&context),
         Verb::Features(verb) => verb.run(),
         Verb::Spec(verb) => verb.run(),

@@ -3,6 +3,7 @@
 mod deps;
 mod engine;
 mod features;
+mod oci_runtime;
 mod registry;
 mod signatures;
 mod source;
