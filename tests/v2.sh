@@ -5,49 +5,45 @@
 # Needs qemu-system-x86, linux-image-amd64, kmod, jq and, from PyPI, virtme-ng.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-core=(cgroup apparmor start::privileged_too_little_memory rows::privileged_limits rows::privileged_shares
+core=(cgroup:: cgroup_ apparmor start::privileged_too_little_memory rows::privileged_limits rows::privileged_shares
     start::privileged_cgroup threats::privileged_control_groups threats::privileged_foreign_devices)
 engine=(limits::privileged)
 
-# In the machine: v2.sh --inside DIRECTORY FILTER...
+# In the machine: v2.sh --inside DIRECTORY FILTER...; the directory has a link to each test program.
 if [[ ${1-} == --inside ]]; then
     out=$2
     failed=0
     run() {
         local name=$1
         shift
-        timeout 300 "$@" --test-threads=2 >"$out/$name.out" 2>"$out/$name.err" || failed=1
+        [[ -e $out/$name ]] || return 0
+        timeout 300 "$(realpath "$out/$name")" --test-threads=2 "$@" >"$out/$name.out" 2>"$out/$name.err" || failed=1
     }
     for directory in /tmp /var/lib /dev/shm; do mount -t tmpfs none "$directory"; done
-    modprobe -a overlay loop bfq veth bridge nf_tables nft_chain_nat nft_masq nft_ct nft_fib_inet br_netfilter zram || true
+    modprobe -a overlay loop bfq veth bridge nf_tables nft_chain_nat nft_masq nft_ct nft_fib_inet br_netfilter zram
     modprobe null_blk queue_mode=2 irqmode=2 completion_nsec=5000000 hw_queue_depth=1 submit_queues=1 nr_devices=1
     ip link set lo up
     echo 512M >/sys/block/zram0/disksize && mkswap -q /dev/zram0 && swapon /dev/zram0
-    run core-lib "$out/core-lib" cgroup
-    run core "$out/core" "${@:3}"
-    [[ ! -e $out/engine ]] || run engine "$out/engine" "${engine[@]}"
+    run core-lib cgroup::
+    run core "${@:3}"
+    run engine "${engine[@]}"
     exit $failed
 fi
 
 out=$(mktemp -d /var/tmp/v2.XXXXXX)
 trap 'rm -rf "$out"' EXIT
-# Where cargo has put the test program of a target, by the arguments that choose it.
 build() {
-    local program
-    program=$(cargo test --locked --all-features --no-run --message-format=json-render-diagnostics "${@:2}" |
-        jq -r 'select(.profile.test == true).executable // empty')
-    cp "$program" "$out/$1"
+    cargo test --locked --all-features --no-run --message-format=json-render-diagnostics "${@:2}" |
+        jq -r 'select(.profile.test == true).executable // empty' | xargs -I{} ln -s {} "$out/$1"
 }
 build core-lib -p container-core --lib
 build core -p container-core --test it
-if [[ $# == 0 ]]; then
-    build engine -p container-engine --test it
-    set -- "${core[@]}"
-fi
+[[ $# != 0 ]] || build engine -p container-engine --test it
+[[ $# != 0 ]] || set -- "${core[@]}"
 kernel=$(find /boot -name 'vmlinuz-*-amd64' | sort -V | tail -1)
 status=0
 timeout 480 vng -r "$kernel" --disable-kvm --memory 4G --cpus 2 --rwdir="$out" \
-    -e "bash $PWD/tests/v2.sh --inside $out $*" >"$out/console" 2>&1 </dev/null || status=$?
+    -e "REQUIRE_PEERS=${REQUIRE_PEERS-} bash $PWD/tests/v2.sh --inside $out $*" >"$out/console" 2>&1 </dev/null || status=$?
 grep -h '^test \|^skipped: \|panicked at' "$out"/*.{out,err} || cat "$out/console"
-[[ $status == 0 ]] || tail -n 40 "$out"/*.{out,err}
+[[ $status == 0 ]] || tail -n 60 "$out"/*.{out,err}
 exit $status

@@ -1,8 +1,6 @@
 //! The files of groups: small, read and written whole.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -17,7 +15,25 @@ pub(super) fn open(path: &Path, flags: OFlags) -> Result<OwnedFd> {
 }
 
 pub(super) fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).map_err(|error| Error::os(format!("read {path:?}"), error))
+    let failed = |errno| Error::os(format!("read {path:?}"), errno);
+    let file =
+        openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+    let bytes = read_all(&file).map_err(failed)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Reads to the end. What has no size that could be asked for beforehand is read as it comes.
+pub(super) fn read_all(file: &OwnedFd) -> Result<Vec<u8>, Errno> {
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 4096];
+    loop {
+        match rustix::io::read(file, &mut chunk) {
+            Ok(0) => return Ok(bytes),
+            Ok(count) => bytes.extend_from_slice(&chunk[..count]),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
 }
 
 /// Reads a file that some kernels or groups do not have, or that is switched off.
@@ -32,9 +48,15 @@ pub(super) fn read_if_there(path: &Path) -> Result<Option<String>> {
 }
 
 pub(super) fn write(path: &Path, value: &str) -> Result<()> {
-    let file = fs::File::options().write(true).open(path);
-    file.and_then(|mut file| file.write_all(value.as_bytes()))
-        .map_err(|error| Error::os(format!("write {value:?} to {path:?}"), error))
+    write_to(&open(path, OFlags::WRONLY)?, path, value)
+}
+
+/// Writes `value` as a whole to the file at `path`, which is open.
+pub(super) fn write_to(file: &OwnedFd, path: &Path, value: &str) -> Result<()> {
+    // The kernel takes a value in one call, or not at all.
+    rustix::io::retry_on_intr(|| rustix::io::write(file, value.as_bytes()))
+        .map(drop)
+        .map_err(|errno| Error::os(format!("write {value:?} to {path:?}"), errno))
 }
 
 /// Lines of a name and a number.

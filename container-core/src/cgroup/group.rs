@@ -54,6 +54,8 @@ impl Group {
                     mark(&ancestor);
                     if self.has_cpuset() {
                         fill_cpuset(&ancestor)?;
+                        // Those below get the same from the kernel; without this, from us.
+                        let _ = write(&ancestor.join("cgroup.clone_children"), "1");
                     }
                 }
                 Err(Errno::EXIST) => {}

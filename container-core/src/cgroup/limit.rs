@@ -1,7 +1,7 @@
 //! Setting limits, at first and while processes run.
 
-use std::os::fd::AsFd;
-use std::path::Path;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxMemory, LinuxResources};
 use rustix::fs::OFlags;
@@ -32,9 +32,12 @@ impl Cgroup {
             keeps_swap = self.relate(memory)?;
         }
         let mut settings = setting::collect(layout, &resources)?;
+        let by_name = resources.unified().as_ref();
+        let is_named = |file: &str| by_name.is_some_and(|files| files.contains_key(file));
         for part in settings.iter_mut().filter(|_| keeps_swap) {
+            let is_swap = |file: &str| file == v1::MEMORY_AND_SWAP || file == v1::SWAP_MAX;
             part.list
-                .retain(|it| it.file != v1::MEMORY_AND_SWAP && it.file != v1::SWAP_MAX);
+                .retain(|it| !is_swap(&it.file) || is_named(&it.file));
         }
         for group in &self.groups {
             group.hand_down(&self.path, &settings)?;
@@ -95,9 +98,10 @@ impl Cgroup {
             };
             let Some(base) = base else { continue };
             let directory = base.join(self.path.as_str());
+            let mut files = Files::of(&directory);
             let mut later = Vec::new();
             for setting in &part.list {
-                match apply(&directory, setting) {
+                match files.set(setting) {
                     // Limits that bound each other (memory, memory with swap; quota, period) have to be
                     // set in an order that depends on what was set before.
                     Err(error) if file::is_invalid(&error) => later.push(setting),
@@ -106,7 +110,7 @@ impl Cgroup {
             }
             later
                 .into_iter()
-                .try_for_each(|setting| apply(&directory, setting))?;
+                .try_for_each(|setting| files.set(setting))?;
         }
         Ok(())
     }
@@ -123,9 +127,8 @@ impl Cgroup {
                 } else {
                     v1::devices(rules)?
                 };
-                settings
-                    .iter()
-                    .try_for_each(|setting| apply(directory, setting))
+                let mut files = Files::of(directory);
+                settings.iter().try_for_each(|setting| files.set(setting))
             }
             (None, Some(group)) => {
                 let directory = file::open(&group.directory, OFlags::RDONLY | OFlags::DIRECTORY)?;
@@ -141,21 +144,42 @@ impl Cgroup {
     }
 }
 
-fn apply(directory: &Path, setting: &Setting) -> Result<()> {
-    let file = directory.join(&setting.file);
-    let Err(error) = file::write(&file, &setting.value) else {
-        return Ok(());
-    };
-    match (&setting.absent, error.kind()) {
-        (Absent::Skip, ErrorKind::NotFound) => Ok(()),
-        (Absent::Use(other), ErrorKind::NotFound) => apply(directory, other),
-        // The controller is there, as its group is; this kernel's lacks the file, or what it was for.
-        (_, ErrorKind::NotFound | ErrorKind::Unsupported) if directory.exists() => {
-            let what = format!("set {}, which this kernel does not have", setting.file);
-            let error = Error::new(ErrorKind::Unsupported, "ControllerUnavailable", what)
-                .with_source(error);
-            Err(error)
+/// The files of one group, of which the last stays open: rules come many for one file.
+struct Files<'g> {
+    group: &'g Path,
+    open: Option<(PathBuf, OwnedFd)>,
+}
+
+impl<'g> Files<'g> {
+    fn of(group: &'g Path) -> Self {
+        Self { group, open: None }
+    }
+
+    fn set(&mut self, setting: &Setting) -> Result<()> {
+        let Err(error) = self.write(&setting.file, &setting.value) else {
+            return Ok(());
+        };
+        match (&setting.absent, error.kind()) {
+            (Absent::Skip, ErrorKind::NotFound) => Ok(()),
+            (Absent::Use(other), ErrorKind::NotFound) => self.set(other),
+            // The controller is there, as its group is; this kernel's lacks the file, or what it was for.
+            (_, ErrorKind::NotFound | ErrorKind::Unsupported) if self.group.exists() => {
+                let what = format!("set {}, which this kernel does not have", setting.file);
+                let kind = ErrorKind::Unsupported;
+                Err(Error::new(kind, "ControllerUnavailable", what).with_source(error))
+            }
+            _ => Err(error),
         }
-        _ => Err(error),
+    }
+
+    fn write(&mut self, name: &str, value: &str) -> Result<()> {
+        let path = self.group.join(name);
+        let file = match self.open.take() {
+            Some((open, file)) if open == path => file,
+            _ => file::open(&path, OFlags::WRONLY)?,
+        };
+        let written = file::write_to(&file, &path, value);
+        self.open = Some((path, file));
+        written
     }
 }

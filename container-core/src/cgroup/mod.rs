@@ -23,6 +23,7 @@
 //! `cgroups(7)`; kernel `Documentation/admin-guide/cgroup-v1/` and `cgroup-v2.rst`.
 
 mod beside;
+mod block;
 mod controller;
 mod device;
 mod file;
@@ -48,6 +49,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+pub use self::block::BlockDevice;
 pub use self::controller::Controller;
 use self::group::Group;
 use self::layout::{Layout, Version};

@@ -94,7 +94,8 @@ pub(super) fn collect(layout: &Layout, resources: &LinuxResources) -> Result<Vec
     Ok(all)
 }
 
-/// Values for files of version 2 by name. They come last, and so before what the other fields say.
+/// Values for files of version 2 by name. They are set last: where another field is for the same file,
+/// the value by name holds.
 fn collect_unified(
     layout: &Layout,
     resources: &LinuxResources,

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
 
+use super::file;
 use crate::{Error, Result};
 
 /// Removes `group` with all below it; waits until `deadline` for processes that are about to end.
@@ -185,15 +186,8 @@ fn read_pids(group: &OwnedFd, pids: &mut BTreeSet<i32>) -> Result<(), Errno> {
 }
 
 fn read_all(group: &OwnedFd, name: impl rustix::path::Arg) -> Result<Vec<u8>, Errno> {
-    let file = openat(group, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let mut bytes = Vec::new();
-    let mut chunk = [0; 4096];
-    loop {
-        match rustix::io::read(&file, &mut chunk)? {
-            0 => return Ok(bytes),
-            count => bytes.extend_from_slice(&chunk[..count]),
-        }
-    }
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    file::read_all(&openat(group, name, flags, Mode::empty())?)
 }
 
 /// Tries again while the group is busy, with pauses that double.

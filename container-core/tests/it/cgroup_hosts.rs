@@ -275,6 +275,13 @@ fn privileged_files_of_version_2_are_set_by_name() {
     ] {
         assert_eq!(group.read("", file), want);
     }
+    let both = r#"{"memory":{"limit":2097152},"unified":{"memory.swap.max":"4096"}}"#;
+    group.0.update(&resources(both)).unwrap();
+    assert_eq!(group.read("", "memory.max"), "2097152");
+    assert!(matches!(
+        fs::read_to_string(group.directory("").unwrap().join("memory.swap.max")).as_deref(),
+        Ok("4096\n") | Err(_)
+    ));
     let error = group
         .0
         .update(&unified(r#""memory.nosuch":"1""#))

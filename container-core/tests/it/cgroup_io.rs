@@ -8,7 +8,7 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use container_core::ErrorKind;
-use container_core::cgroup::{Cgroup, Controller};
+use container_core::cgroup::{BlockDevice, Cgroup, Controller};
 
 use crate::support::block::{Loop, SLOW};
 use crate::support::group::{create, name, privileged, resources};
@@ -59,7 +59,7 @@ fn privileged_a_device_gives_no_more_bytes_or_requests_than_allowed() {
         assert!(took > Duration::from_millis(1700), "{limit}: {took:?}");
         let stats = group.0.stats().unwrap().io;
         let io = stats
-            .get(&device.key())
+            .get(&device.id().to_string())
             .copied()
             .unwrap_or_else(|| panic!("{limit}: {stats:?}"));
         let (bytes, requests) = match limit.contains("Write") {
@@ -88,6 +88,13 @@ fn privileged_what_is_no_device_is_refused() {
         return;
     }
     let json = r#"{"blockIO":{"throttleReadBpsDevice":[{"major":511,"minor":7,"rate":1048576}]}}"#;
+    for (path, code) in [
+        ("/dev/null", "NotABlockDevice"),
+        ("/dev", "NotABlockDevice"),
+        ("/dev/nosuch", "Os"),
+    ] {
+        assert_eq!(BlockDevice::at(path).unwrap_err().code(), code, "{path}");
+    }
     let path = name("nodev");
     let error = Cgroup::create(&path, &resources(json)).unwrap_err();
     assert!(error.report().contains("511:7 "), "{}", error.report());
@@ -106,6 +113,10 @@ fn privileged_weights_share_a_device() {
     }
     // Or who has written little lately would be favoured.
     fs::write(queue.join("iosched/low_latency"), "0").unwrap();
+    // Or the lighter group goes on whenever the heavier one has just nothing to write, between two requests.
+    for (name, value) in [("strict_guarantees", "1"), ("slice_idle", "100")] {
+        fs::write(queue.join("iosched").join(name), value).unwrap();
+    }
     let weight =
         |test: &str, weight: u16| create(test, &format!(r#"{{"blockIO":{{"weight":{weight}}}}}"#));
     let groups = [weight("heavy", 600), weight("light", 300)];
@@ -158,7 +169,7 @@ fn privileged_a_device_has_a_weight_of_its_own() {
     let text = fs::read_to_string(file).unwrap();
     assert!(
         text.lines()
-            .any(|line| line == format!("{} 200", device.key())),
+            .any(|line| line == format!("{} 200", device.id())),
         "{text}"
     );
     let json = r#"{"blockIO":{"leafWeight":500}}"#;

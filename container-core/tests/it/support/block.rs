@@ -1,8 +1,9 @@
 //! Block devices for tests that need one.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use container_core::cgroup::BlockDevice;
 
 use super::{peers, skip};
 
@@ -43,19 +44,14 @@ impl Loop {
             .join(name)
     }
 
-    /// Its numbers, as `"major":7,"minor":0`.
-    pub(crate) fn numbers(&self) -> String {
-        let text = fs::read_to_string(self.attribute("dev")).expect("a loop device");
-        let (major, minor) = text.trim().split_once(':').expect("a loop device");
-        format!(r#""major":{major},"minor":{minor}"#)
+    pub(crate) fn id(&self) -> BlockDevice {
+        BlockDevice::at(&self.device).expect("a block device")
     }
 
-    /// Its numbers, as `7:0`.
-    pub(crate) fn key(&self) -> String {
-        fs::read_to_string(self.attribute("dev"))
-            .expect("a loop device")
-            .trim()
-            .to_owned()
+    /// Its numbers, as `"major":7,"minor":0`.
+    pub(crate) fn numbers(&self) -> String {
+        let id = self.id().throttle(0);
+        format!(r#""major":{},"minor":{}"#, id.major(), id.minor())
     }
 
     /// A script that writes `count` blocks past the caches.
