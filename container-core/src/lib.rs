@@ -51,6 +51,7 @@ mod state;
 mod sys;
 mod terminal;
 mod top;
+mod worker;
 
 pub mod capability;
 pub mod cdi;
@@ -64,7 +65,8 @@ pub mod user;
 pub mod userns;
 
 pub use container::{
-    Container, CreateOptions, ExecOptions, ExitStatus, Nsenter, Process, Stdio, Supervision,
+    Container, CreateOptions, ExecOptions, ExitStatus, Nsenter, Pod, PodOptions, Process, Stdio,
+    Supervision,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use feature::Features;
@@ -73,5 +75,7 @@ pub use netns::in_netns;
 pub use oci_spec;
 pub use plan::{CgroupEntry, Hierarchy, Plan, PlanOptions};
 pub use signal::Signal;
+pub use sys::role::Role;
 pub use terminal::{Size, Terminal};
 pub use top::{Table, top};
+pub use worker::{Job, Worker, WorkerOptions};

@@ -21,7 +21,7 @@ use crate::plan::child::{Fault, Prepared};
 use crate::plan::hook::{HookFailure, MAX_OUTPUT, Stage};
 use crate::plan::step::{Slot, Step};
 use crate::plan::tree::open_tree;
-use crate::plan::{IdMaps, MappedTree, Plan, Word};
+use crate::plan::{Birthplace, IdMaps, MappedTree, Plan, Word};
 use crate::state::{self, Cause, ExitRecord, InitRecord};
 use crate::sys::{self, Cloned, SingleThreaded};
 use crate::userns;
@@ -207,9 +207,17 @@ fn clone_init(alone: SingleThreaded, plan: &Plan, slots: &[OwnedFd]) -> Result<I
     let cloned = match plan.born_in.as_slice() {
         [] => sys::clone3(alone, plan.flags, cgroup).doing("clone the process")?,
         places => clone_in(alone, plan, cgroup, || {
-            places.iter().try_for_each(|place| {
-                sys::setns(at(place.of).ok_or(Errno::BADF)?, place.namespaces)
-            })
+            let enter =
+                |place: &Birthplace| sys::setns(at(place.of).ok_or(Errno::BADF)?, place.namespaces);
+            // What a plain user may not enter yet he may from his user namespace.
+            let mut late = Vec::new();
+            for place in places {
+                match enter(place) {
+                    Err(Errno::PERM) => late.push(place),
+                    result => result?,
+                }
+            }
+            late.into_iter().try_for_each(enter)
         })?,
     };
     let Cloned::Parent { pid, pidfd } = cloned else {

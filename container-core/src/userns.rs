@@ -88,6 +88,15 @@ impl IdMap {
         })
     }
 
+    pub(crate) fn maps(&self) -> IdMaps {
+        let lines = |map: &[IdRange]| {
+            let line =
+                |range: &IdRange| format!("{} {} {}\n", range.inside, range.outside, range.count);
+            map.iter().map(line).collect::<String>()
+        };
+        IdMaps::new(lines(&self.users), lines(&self.groups))
+    }
+
     /// Puts the container of `spec` into a new user namespace with this map.
     ///
     /// Where the spec opens `ping` to all groups, it does to those of the map.
@@ -241,10 +250,16 @@ struct Kind {
 }
 
 impl IdMaps {
-    /// Whether writing the maps takes more than a plain user may do himself.
-    pub(crate) fn need_programs(uid: &str, gid: &str) -> bool {
-        !geteuid().is_root()
-            && (!is_own(uid, geteuid().as_raw()) || !is_own(gid, getegid().as_raw()))
+    /// Maps in the format of `/proc/PID/uid_map`, to be written as this user can.
+    pub(crate) fn new(uid: String, gid: String) -> Self {
+        let plain = !geteuid().is_root();
+        let own = is_own(&uid, geteuid().as_raw()) && is_own(&gid, getegid().as_raw());
+        Self {
+            uid,
+            gid,
+            deny_setgroups: plain && own,
+            by_programs: plain && !own,
+        }
     }
 
     /// Makes sure that the maps can be written, as far as that shows before.

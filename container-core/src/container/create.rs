@@ -65,6 +65,7 @@ impl Launcher {
             landlock: options.landlock,
             wait_for_start: !options.start_at_once,
             init: options.init,
+            lingers: options.lingers,
             disowned,
             descriptors: numbers(&options.descriptors),
             cgroups: CgroupEntry {
@@ -257,7 +258,7 @@ pub(super) fn open_console(
     }
 }
 
-fn socket_pair(kind: SocketType) -> Result<(OwnedFd, OwnedFd)> {
+pub(super) fn socket_pair(kind: SocketType) -> Result<(OwnedFd, OwnedFd)> {
     socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)
         .map_err(|errno| Error::os("make a pair of sockets", errno))
 }

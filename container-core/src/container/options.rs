@@ -79,6 +79,8 @@ pub struct CreateOptions {
     /// program does: with its exit code, or with 128 and the number of the signal that ended it.
     /// It has no descriptor, and processes of the container may not look into it.
     pub init: bool,
+    /// Whether the first process, instead of executing a program, does nothing but reap.
+    pub(crate) lingers: bool,
     /// A directory, preferably on a tmpfs, in which the container is recorded while it lives, so that
     /// other processes can [open](crate::Container::open) it. It must exist.
     pub state: Option<PathBuf>,
@@ -102,6 +104,7 @@ impl Default for CreateOptions {
             supervision: Supervision::Attached,
             start_at_once: false,
             init: false,
+            lingers: false,
             state: None,
             exit_record: None,
         }

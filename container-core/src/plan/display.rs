@@ -284,6 +284,8 @@ impl Display for Step {
                 uid.iter().try_for_each(|uid| write!(f, " user {uid}"))?;
                 gid.iter().try_for_each(|gid| write!(f, " group {gid}"))
             }
+            Self::Linger => f.write_str("reap"),
+            Self::Serve => f.write_str("serve as a worker"),
             Self::BecomeInit { .. } => f.write_str("go on below an init"),
             Self::Execute(program) => {
                 f.write_str("execute")?;

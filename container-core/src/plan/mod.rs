@@ -108,6 +108,8 @@ pub struct PlanOptions {
     pub descriptors: Vec<u32>,
     /// Whether the program runs below an init, as [`CreateOptions::init`](crate::CreateOptions::init).
     pub init: bool,
+    /// Whether the process reaps instead of executing a program.
+    pub(crate) lingers: bool,
     /// The cgroup hierarchies of the host, and which of them the process enters.
     pub cgroups: CgroupEntry,
     /// What this kernel has; [`Features::host`] unless another host is planned for.
@@ -156,6 +158,7 @@ impl Default for PlanOptions {
             disowned: false,
             descriptors: Vec::new(),
             init: false,
+            lingers: false,
             cgroups: CgroupEntry::default(),
             features: Features::host(),
         }

@@ -222,13 +222,7 @@ fn id_maps(linux: &Linux) -> Result<IdMaps> {
     };
     let uid = lines("uidMappings", linux.uid_mappings())?;
     let gid = lines("gidMappings", linux.gid_mappings())?;
-    let by_programs = IdMaps::need_programs(&uid, &gid);
-    Ok(IdMaps {
-        uid,
-        gid,
-        deny_setgroups: !by_programs && !rustix::process::geteuid().is_root(),
-        by_programs,
-    })
+    Ok(IdMaps::new(uid, gid))
 }
 
 /// Maps as lines of `/proc/PID/uid_map`.

@@ -251,6 +251,10 @@ pub(crate) enum Step {
     BecomeInit {
         visible: bool,
     },
+    /// Reaps whatever loses its parent, until it is killed.
+    Linger,
+    /// Runs parts of this program for whoever asks over descriptor 3.
+    Serve,
     Execute(Program),
 }
 

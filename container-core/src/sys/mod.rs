@@ -8,6 +8,7 @@ mod bpf;
 pub(crate) mod init;
 pub(crate) mod landlock;
 pub(crate) mod notify;
+pub(crate) mod role;
 
 use std::ffi::{CStr, c_char, c_int, c_long, c_void};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};

@@ -19,6 +19,7 @@ mod namespaces;
 mod netns;
 mod nsenter;
 mod plan;
+mod pods;
 mod rootless;
 mod rows;
 mod runtime;
@@ -30,6 +31,7 @@ mod support;
 mod terminal;
 mod threats;
 mod top;
+mod worker;
 
 #[global_allocator]
 static ALLOCATOR: support::sys::Watched = support::sys::Watched;

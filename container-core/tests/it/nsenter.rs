@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use container_core::oci_spec::runtime::LinuxNamespaceType;
+use container_core::userns::IdMap;
 use container_core::{Container, CreateOptions, ErrorKind, Launcher, Nsenter};
 
 use crate::namespaces::add_user_namespace;
+use crate::rootless::{Settled, as_plain_user, playing};
 use crate::support::bundle::{Bundle, edit_linux, edit_process, read_until, with_bundle};
 use crate::support::peers;
 
@@ -267,5 +269,51 @@ fn privileged_entered_program_can_have_a_terminal() {
         assert!(said.starts_with("/dev/pts/"), "{said}");
         terminal.write_all(b"\x03").expect("type");
         assert_eq!(process.wait().expect("wait").code(), 5);
+    });
+}
+
+#[test]
+fn role_plain_user_enters() {
+    let Some(bundle) = playing("nsenter::role_plain_user_enters") else {
+        return;
+    };
+    let theirs = peers::find("nsenter").expect("looked for before");
+    let mut spec = bundle.spec(&["sleep", "600"]);
+    spec.set_hostname(Some("inside".into()));
+    IdMap::single().apply(&mut spec);
+    edit_linux(&mut spec, |linux| {
+        linux.set_cgroups_path(None);
+        linux.set_resources(None);
+    });
+    let container = Launcher::new().create(&spec, CreateOptions::default());
+    let container = container.expect("create");
+    container.start().expect("start");
+    let pid = container.pid();
+    for options in [
+        format!("-t {pid} -U --preserve-credentials"),
+        format!("-t {pid} -U -n --preserve-credentials"),
+        format!("-t {pid} -U -p -m --preserve-credentials"),
+        format!("-t {pid} -muinpCU --preserve-credentials"),
+        format!("-t {pid} -U -m -r -w --preserve-credentials"),
+        // Without his user namespace he may enter nothing.
+        format!("-t {pid} -n"),
+    ] {
+        compare(&theirs, &options, &["sh", "-c", PROBE]);
+    }
+    // All of them, where util-linux stops at a namespace that both are in, and at groups that may
+    // not be set.
+    let words = ["-t", &pid.to_string(), "-a", "id", "-u"];
+    let output = output(&ours(), &words, "/bin/sh");
+    assert_eq!(output.stdout, b"0\n", "{output:?}");
+}
+
+#[test]
+fn privileged_plain_user_enters_what_is_his() {
+    with_bundle!(|place, bundle| {
+        if peers::find("nsenter").is_none() {
+            return;
+        }
+        let _settled = Settled::new(place, bundle, "");
+        as_plain_user(place, "nsenter::role_plain_user_enters");
     });
 }

@@ -24,14 +24,14 @@ const PLAIN: u32 = 4242;
 const PLACE: &str = "CONTAINER_CORE_TEST_PLACE";
 
 /// Files of the host with others in their place, while this lives.
-struct Settled<'p> {
+pub(crate) struct Settled<'p> {
     place: &'p Place,
     replaced: Vec<String>,
 }
 
 impl<'p> Settled<'p> {
     /// Gives [`PLAIN`] a name, and the subordinate ids of these lines; makes what is to be used his own.
-    fn new(place: &'p Place, bundle: &Bundle, subordinate: &str) -> Self {
+    pub(crate) fn new(place: &'p Place, bundle: &Bundle, subordinate: &str) -> Self {
         fs::set_permissions(place.dir(), fs::Permissions::from_mode(0o755)).expect("prepare");
         for path in ["", "tmp", "root", "etc"].map(|path| bundle.root().join(path)) {
             chown(&path, Some(PLAIN), Some(PLAIN)).expect("prepare");
@@ -75,7 +75,7 @@ impl Drop for Settled<'_> {
 }
 
 /// Lets the plain user play `name`; gives what the role says.
-fn as_plain_user(place: &Place, name: &str) -> Output {
+pub(crate) fn as_plain_user(place: &Place, name: &str) -> Output {
     let mut command = role::command(name);
     command.env(PLACE, place.dir()).uid(PLAIN).gid(PLAIN);
     let output = command.output().expect("prepare");
@@ -86,7 +86,7 @@ fn as_plain_user(place: &Place, name: &str) -> Output {
 }
 
 /// The root file system of the test that started this role; nothing in a process that plays another part.
-fn playing(name: &str) -> Option<Bundle> {
+pub(crate) fn playing(name: &str) -> Option<Bundle> {
     let place = std::env::var_os(PLACE).filter(|_| role::plays(name))?;
     Some(Bundle::existing(&Path::new(&place).join("root")))
 }

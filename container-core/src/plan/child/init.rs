@@ -40,6 +40,12 @@ fn begin_child() -> Walk {
     sys::init::block_signals(false).at(Call::Sigprocmask)
 }
 
+/// Becomes a first process below which others are born, by other parents; never returns.
+pub(super) fn linger() -> ! {
+    let _ = sys::init::block_signals(true);
+    serve(0, false)
+}
+
 fn serve(child: i32, visible: bool) -> ! {
     let _ = thread::set_name(c"ctr-init");
     // Somebody who looks into this process sees the plan, and the launcher's program. Who has a
@@ -55,7 +61,8 @@ fn serve(child: i32, visible: bool) -> ! {
         match sys::init::take_signal() {
             Ok(libc::SIGCHLD) => reap(child),
             // It may have ended just now, or belong to another user.
-            Ok(number) => drop(sys::init::kill(child, number)),
+            Ok(number) if child > 0 => drop(sys::init::kill(child, number)),
+            Ok(_) => {}
             Err(Errno::INTR | Errno::AGAIN) => {}
             Err(_) => sys::exit_now(1),
         }

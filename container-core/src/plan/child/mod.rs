@@ -22,7 +22,7 @@ use super::step::{Call, Slot, Step};
 use super::tree::set_read_only;
 use super::{Plan, Word};
 use crate::sys;
-use crate::user;
+use crate::{user, worker};
 
 mod attributes;
 mod copy;
@@ -321,6 +321,14 @@ impl Walker<'_> {
             Step::SetStdio(slots) => self.set_stdio(*slots),
             Step::PassDescriptor { from, number } => {
                 sys::duplicate_to(self.prepared.descriptor(*from)?, *number).at(Call::Dup)
+            }
+            Step::Linger => {
+                self.tell(Word::Ready)?;
+                init::linger()
+            }
+            Step::Serve => {
+                self.tell(Word::Ready)?;
+                sys::exit_now(worker::serve(&sys::role::take_socket()))
             }
             Step::BecomeInit { visible } => init::become_init(*visible),
             Step::Execute(program) => self.execute(program),

@@ -96,7 +96,10 @@ impl Compiler<'_> {
             let visible = self.has_user_namespace();
             self.steps.push(Step::BecomeInit { visible });
         }
-        self.steps.push(Step::Execute(program));
+        self.steps.push(match self.options.lingers {
+            true => Step::Linger,
+            false => Step::Execute(program),
+        });
         Ok(())
     }
 
@@ -277,7 +280,7 @@ impl Compiler<'_> {
 /// The paths at which the program `name` is looked for, in their order.
 pub(crate) fn candidates(name: &[u8], path: Option<&[u8]>) -> Result<Vec<CString>> {
     if name.contains(&b'/') {
-        return Ok(vec![c_string("the program", name)?]);
+        return Ok(vec![c_string("process.args", name)?]);
     }
     let directories = path
         .unwrap_or(DEFAULT_PATH.as_bytes())
@@ -289,7 +292,7 @@ pub(crate) fn candidates(name: &[u8], path: Option<&[u8]>) -> Result<Vec<CString
             } else {
                 directory
             };
-            c_string("the program", [directory, b"/", name].concat().as_slice())
+            c_string("process.args", [directory, b"/", name].concat().as_slice())
         })
         .collect()
 }
