@@ -141,7 +141,7 @@ fn privileged_personality_and_memory_policy_are_inherited_by_the_program() {
 }
 
 /// What a process is told of itself by `/proc`, as far as two runs of it agree.
-const PROBE: &str = "grep -E '^(Uid|Gid|Groups|Umask|NoNewPrivs|Seccomp|Cap...|SigBlk)' \
+pub(crate) const PROBE: &str = "grep -E '^(Uid|Gid|Groups|Umask|NoNewPrivs|Seccomp|Cap...|SigBlk)' \
     /proc/self/status | tr '\\t' ' '; cat /proc/self/limits /proc/self/oom_score_adj \
     /proc/self/personality; hostname; ulimit -n; pwd; env | sort";
 

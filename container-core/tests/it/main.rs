@@ -1,6 +1,7 @@
 //! Integration tests of `container-core`: public API only.
 
 mod attributes;
+mod bundles;
 mod cdi;
 mod cgroup;
 mod cgroup_hosts;

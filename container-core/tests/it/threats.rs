@@ -8,6 +8,7 @@ use container_core::oci_spec::runtime::{Capability, LinuxNamespaceType, Spec};
 use container_core::{CreateOptions, ErrorKind, Launcher, Signal, Stdio, capability, defaults};
 use syscalls::Sysno;
 
+use crate::exec;
 use crate::support::bundle::{
     Bundle, add_bind, edit_linux, edit_process, finish, piped, read_until, run, set_namespace,
     set_user, stdout_of, try_run, with_bundle,
@@ -523,22 +524,35 @@ fn privileged_denied_system_calls_are_denied() {
             if hardened {
                 defaults::hardened(&mut spec);
             }
-            let output = run(&Launcher::new(), &spec);
-            let said = role::said(&output.stdout);
-            assert_eq!(said.len(), DENIED.len() + 4, "{output:?}");
-            let (allowed, denied): (Vec<_>, Vec<_>) = said
-                .iter()
-                .map(|line| line.split_once(' ').expect("a name and a number"))
-                .partition(|(name, _)| *name == "getpid");
-            assert_eq!(allowed, [("getpid", "0")]);
-            let open: Vec<_> = denied
-                .iter()
-                .filter(|(_, errno)| {
-                    let errno: i32 = errno.parse().expect("a number");
-                    !matches!(errno, libc::EPERM | libc::ENOSYS | libc::EAFNOSUPPORT)
-                })
-                .collect();
-            assert!(open.is_empty(), "uid {uid}, hardened {hardened}: {open:?}");
+            let launcher = Launcher::new();
+            let first = run(&launcher, &spec);
+            let mut sleeper = spec.clone();
+            edit_process(&mut sleeper, |process| {
+                process.set_args(Some(vec!["/bin/sleep".into(), "600".into()]));
+            });
+            let container = launcher.create(&sleeper, CreateOptions::default()).unwrap();
+            container.start().unwrap();
+            let process = spec.process().as_ref().unwrap();
+            let (executed, _, _) = exec::output(&launcher, &container, process);
+            container.kill(Signal::KILL).unwrap();
+            container.wait().unwrap();
+            for output in [first.stdout, executed] {
+                let said = role::said(&output);
+                assert_eq!(said.len(), DENIED.len() + 4, "{output:?}");
+                let (allowed, denied): (Vec<_>, Vec<_>) = said
+                    .iter()
+                    .map(|line| line.split_once(' ').expect("a name and a number"))
+                    .partition(|(name, _)| *name == "getpid");
+                assert_eq!(allowed, [("getpid", "0")]);
+                let open: Vec<_> = denied
+                    .iter()
+                    .filter(|(_, errno)| {
+                        let errno: i32 = errno.parse().expect("a number");
+                        !matches!(errno, libc::EPERM | libc::ENOSYS | libc::EAFNOSUPPORT)
+                    })
+                    .collect();
+                assert!(open.is_empty(), "uid {uid}, hardened {hardened}: {open:?}");
+            }
         }
     });
 }

@@ -165,11 +165,14 @@ impl Compiler<'_> {
                 self.steps.push(Step::LimitCapabilities {
                     keep: mask(sets.bounding()),
                 });
+                let (permitted, inheritable) = (mask(sets.permitted()), mask(sets.inheritable()));
                 Capabilities {
                     effective: mask(sets.effective()),
-                    permitted: mask(sets.permitted()),
-                    inheritable: mask(sets.inheritable()),
-                    ambient: mask(sets.ambient()),
+                    permitted,
+                    inheritable,
+                    // The kernel raises no others. Specs ask for them all the same, as those that runc
+                    // writes, and get what they would get there.
+                    ambient: mask(sets.ambient()) & permitted & inheritable,
                 }
             }
             None => {
