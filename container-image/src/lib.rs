@@ -3,7 +3,8 @@
 //! A [`Store`] keeps images as an OCI image layout that any OCI tool can read. [`pull`] brings an
 //! image from a registry into it, and its unpacked layers into a [`LayerSink`], in one pass; [`push`]
 //! sends one back. [`layer`] turns archives into directories and directories into archives. All calls
-//! block; none needs a runtime, a daemon or another program.
+//! block; none needs a runtime, a daemon or another program, but for the credential helpers that a user's
+//! `config.json` names, where an [`AuthFile`] is used.
 //!
 //! ```no_run
 //! use container_image::{PullOptions, Reference, Store, pull};
@@ -22,8 +23,8 @@
 //! Registries, and all that comes from them, are not trusted: documents have bounds and one meaning,
 //! and nothing becomes visible before its size and digest are right. The directory of a store belongs
 //! to its owner alone and is trusted as far as it holds no links; blobs are verified whenever they are
-//! read. Connections are encrypted and verified, except to loopback and to registries that the caller
-//! lists as insecure; credentials go to the registry that they are for.
+//! read. Connections are encrypted and verified, except to loopback, to registries that the caller lists as
+//! insecure, and to mirrors that he gives as `http://`; credentials go to the registry that they are for.
 //!
 //! # Needs
 //!

@@ -220,6 +220,26 @@ mod tests {
     }
 
     #[test]
+    fn tokens_last_as_long_as_their_server_says() {
+        for (answer, is_fresh) in [
+            (r#"{"token":"t"}"#, true),
+            (r#"{"access_token":"t","expires_in":3600}"#, true),
+            (r#"{"token":"t","expires_in":18446744073709551615}"#, true),
+            (r#"{"token":"t","expires_in":3}"#, false),
+        ] {
+            let token = read_token(answer.as_bytes()).unwrap();
+            assert_eq!(
+                (token.header.as_str(), token.is_fresh()),
+                ("Bearer t", is_fresh)
+            );
+        }
+        for answer in ["", "{}", r#"{"token":""}"#, r#"{"token":"a\r\nb: c"}"#] {
+            let error = read_token(answer.as_bytes()).err().unwrap();
+            assert_eq!(error.code(), "InvalidToken", "{answer}");
+        }
+    }
+
+    #[test]
     fn challenges_are_read() {
         let bearer = |realm: &str, service: Option<&str>, scope: Option<&str>| {
             let (service, scope) = (service.map(Into::into), scope.map(Into::into));

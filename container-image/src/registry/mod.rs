@@ -1,8 +1,9 @@
 //! Registries: the client for the distribution specification, pull and push.
 //!
 //! Connections are encrypted and verified. Only loopback addresses and registries that the caller
-//! lists as insecure may use plain HTTP or unverified certificates; nobody else ever falls back.
-//! Credentials go to the registry that they are for and to no other host.
+//! lists as insecure may use plain HTTP or unverified certificates, and mirrors that he gives as `http://`;
+//! nobody else ever falls back. Credentials go to the registry that they are for, to a token server on the same
+//! host or one that the caller names, and to no other host.
 
 mod auth;
 mod auth_file;

@@ -202,6 +202,25 @@ mod tests {
     }
 
     #[test]
+    fn origins_are_the_same_with_or_without_the_usual_port() {
+        let same = |one, two| {
+            Url::parse(one)
+                .unwrap()
+                .same_origin(&Url::parse(two).unwrap())
+        };
+        assert!(same("https://host/a", "https://HOST:443/b"));
+        assert!(same("http://[fc00::1]/", "http://[fc00::1]:80/"));
+        for (one, two) in [
+            ("https://host/", "http://host/"),
+            ("https://host/", "https://host:80/"),
+            ("https://host/", "https://host.example/"),
+            ("http://host:5000/", "http://host:5001/"),
+        ] {
+            assert!(!same(one, two), "{one} {two}");
+        }
+    }
+
+    #[test]
     fn hostile_urls_are_refused_and_secrets_not_shown() {
         for text in [
             "ftp://x/",
