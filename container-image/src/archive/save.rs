@@ -5,14 +5,16 @@ use std::io::{Cursor, Write};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::docker::DockerImage;
 use super::{ArchivedImage, DOCKER_MANIFEST};
 use crate::copy::{Destination, OpenBlob, Transfer};
 use crate::layer::{Compression, Entry, EntryKind, Packer};
 use crate::store::from_io;
-use crate::{Descriptor, Digest, Document, Error, ErrorKind, Manifest, Reference, Result, layout};
+use crate::{
+    Descriptor, Digest, Document, Error, ErrorKind, Manifest, MediaType, Reference, Result, layout,
+};
 
 /// Which archive to write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -71,9 +73,10 @@ pub fn save(images: &[ArchivedImage], output: impl Write, options: &SaveOptions)
             destination: &mut writer,
             cancel: &options.cancel,
         };
-        let copied = transfer.manifest(manifest);
-        copied
-            .and_then(|()| writer.root(&Document::Manifest(manifest.clone()), names))
+        let root = Document::Manifest(manifest.clone());
+        transfer
+            .manifest(manifest)
+            .and_then(|()| writer.root(&root, names))
             .map_err(doing)?;
     }
     writer.finish().map_err(doing)?;
@@ -108,25 +111,20 @@ impl<W: Write> ArchiveWriter<W> {
         Ok(writer)
     }
 
-    fn end(&mut self) -> Result<()> {
+    /// Writes the lists and gives the output back.
+    pub(crate) fn finish(mut self) -> Result<W> {
         let index = json!({
             "schemaVersion": 2,
-            "mediaType": crate::MediaType::INDEX,
+            "mediaType": MediaType::INDEX,
             "manifests": self.entries,
         });
         self.file(layout::INDEX_FILE, index.to_string().as_bytes())?;
         if self.format == ArchiveFormat::Docker {
-            let images = serde_json::to_vec(&self.images).expect("the list has only text keys");
-            self.file(DOCKER_MANIFEST, &images)?;
-            let repositories: Value = json!(self.repositories);
+            let images = json!(self.images);
+            self.file(DOCKER_MANIFEST, images.to_string().as_bytes())?;
+            let repositories = json!(self.repositories);
             self.file(REPOSITORIES, repositories.to_string().as_bytes())?;
         }
-        Ok(())
-    }
-
-    /// Writes what belongs to the end and gives the output back.
-    pub(crate) fn finish(mut self) -> Result<W> {
-        self.end()?;
         Ok(self.packer.finish()?.1)
     }
 

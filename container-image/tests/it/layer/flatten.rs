@@ -34,7 +34,7 @@ fn privileged_flattened_layers_are_what_they_unpack_to() {
     ];
     let targets = ["a", "b", "../c", "/a", "a/b", ".", "nowhere", "../../a/b"];
     let (mut same, mut refused) = (0, 0);
-    for round in 0..1500 {
+    for round in 0..800 {
         let layers: Vec<_> = (0..1 + random.below(3))
             .map(|_| {
                 let members = (0..random.below(8)).map(|index| {
@@ -85,7 +85,7 @@ fn privileged_flattened_layers_are_what_they_unpack_to() {
             }
         }
     }
-    assert!(same > 300 && refused > 100, "{same} {refused}");
+    assert!(same > 150 && refused > 50, "{same} {refused}");
 }
 
 /// A tree without the times of directories, which change as things are put into them.
