@@ -21,7 +21,7 @@ fn options(case: &str) -> PlanOptions {
     let mut features = Features::host();
     features.overlay_append = case != "overlay-before-6.8";
     features.apparmor = case == "attributes";
-    features.selinux = case == "attributes";
+    features.selinux = matches!(case, "attributes" | "mount-label");
     features.capabilities = (1 << 41) - 1;
     options.features = features;
     options.id = matches!(case, "attributes" | "hooks").then(|| "web".into());
@@ -35,6 +35,15 @@ fn options(case: &str) -> PlanOptions {
                 v1("memory", &["memory"]),
             ],
         ),
+        "cgroup-without-a-namespace" => {
+            let views = vec![v1("cpu,cpuacct", &["cpu", "cpuacct"]), Hierarchy::V2];
+            let mut entry = cgroups(1, true, views);
+            for (controller, directory) in [("cpuacct", "cpu,cpuacct"), ("", "unified")] {
+                let group = Path::new("/sys/fs/cgroup").join(directory).join("web");
+                entry.own.insert(controller.into(), group);
+            }
+            entry
+        }
         "cgroup-hybrid" => {
             let systemd = v1("systemd", &["none", "name=systemd"]);
             cgroups(
