@@ -101,32 +101,27 @@ impl Walker<'_> {
         keep: Option<Keep>,
     ) -> Walk {
         let root = self.root()?;
-        let (tree, at) = match source {
+        let tree = match source {
             MountSource::Bind(tree) if tree.copy_link && self.copy_link(&tree.path, target)? => {
                 return Ok(());
             }
-            MountSource::New {
-                under: Under::Nothing,
-                ..
-            }
-            | MountSource::Bind(_)
-            | MountSource::Kept(_)
-            | MountSource::Mapped(_) => {
+            MountSource::Bind(_) | MountSource::Kept(_) | MountSource::Mapped(_) => {
                 let tree = self.open_source(source, None)?;
                 return self.attach_tree(tree, target, attributes, keep);
             }
             MountSource::New { under, .. } => {
                 // What is not there yet has no permissions to take over.
-                let there = resolve(root, target, DIRECTORY, IN_ROOT).is_ok();
+                let there =
+                    *under == Under::Mode && resolve(root, target, DIRECTORY, IN_ROOT).is_ok();
                 let at = open_target(root, target, keep, Make::Directory)?;
-                let like = Some(at.as_fd()).filter(|_| there && *under == Under::Mode);
+                let like = Some(at.as_fd()).filter(|_| there);
                 let tree = self.open_source(source, like)?;
                 if *under == Under::Content {
                     copy_up(at.as_fd(), tree.as_fd())?;
                 }
                 set_attributes(tree.as_fd(), attributes)?;
                 attach(tree.as_fd(), at.as_fd())?;
-                (tree, at)
+                tree
             }
             MountSource::Classic {
                 kind,
@@ -141,10 +136,9 @@ impl Walker<'_> {
                 mount::mount(source, c".", kind, flags, data.as_c_str()).at(Call::Mount)?;
                 let tree = resolve(root, target, DIRECTORY, IN_ROOT)?;
                 set_attributes(tree.as_fd(), attributes)?;
-                (tree, at)
+                tree
             }
         };
-        drop(at);
         self.keep_if(keep, tree)
     }
 

@@ -117,6 +117,10 @@ impl Compiler<'_> {
             let what = format!("is a bind mount with the option {key}");
             return Err(invalid_mount(mount, &what));
         }
+        if options.copy_link && (maps.is_some() || connected.is_some()) {
+            let what = "copies a link, and maps ids or propagates, which a link does not";
+            return Err(invalid_mount(mount, what));
+        }
         let tree = bind_source(mount, self.bundle, options)?;
         let propagation = &mut options.attributes.propagation;
         let to_host = connected.is_some_and(|it| it.to_host)
