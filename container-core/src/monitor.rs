@@ -77,6 +77,8 @@ impl Init {
     }
 }
 
+const NEW_PID: u32 = libc::CLONE_NEWPID.unsigned_abs();
+
 trait Doing<T> {
     fn doing(self, what: &'static str) -> Result<T, Failure>;
 }
@@ -206,6 +208,12 @@ fn clone_init(alone: SingleThreaded, plan: &Plan, slots: &[OwnedFd]) -> Result<I
     let prepared = Prepared::new(plan, slots, &mapped);
     let cloned = match plan.born_in.as_slice() {
         [] => sys::clone3(alone, plan.flags, cgroup).doing("clone the process")?,
+        [place] if place.namespaces == NEW_PID => {
+            let namespace = at(place.of).ok_or(Errno::BADF);
+            namespace
+                .and_then(|namespace| clone_at(alone, plan, cgroup, namespace))
+                .doing("clone the process in a PID namespace")?
+        }
         places => clone_in(alone, plan, cgroup, || {
             let enter =
                 |place: &Birthplace| sys::setns(at(place.of).ok_or(Errno::BADF)?, place.namespaces);
@@ -261,6 +269,26 @@ fn network_namespace(plan: &Plan, pid: i32) -> Result<Option<OwnedFd>, Failure> 
         Err(Errno::NOENT) => Ok(None),
         result => result.doing("open the network namespace").map(Some),
     }
+}
+
+/// Clones the process in the PID namespace `namespace`, in which only children are.
+fn clone_at(
+    alone: SingleThreaded,
+    plan: &Plan,
+    cgroup: Option<BorrowedFd<'_>>,
+    namespace: BorrowedFd<'_>,
+) -> Result<Cloned, Errno> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let own = rustix::fs::openat(CWD, c"/proc/self/ns/pid", flags, Mode::empty())?;
+    // Inherited: see `clone_in`.
+    process::set_dumpable_behavior(process::DumpableBehavior::NotDumpable)?;
+    sys::setns(namespace, NEW_PID)?;
+    let cloned = sys::clone3(alone, plan.flags, cgroup)?;
+    if let Cloned::Parent { .. } = cloned {
+        // Whatever else the monitor forks is not for the container.
+        sys::setns(own.as_fd(), NEW_PID)?;
+    }
+    Ok(cloned)
 }
 
 /// Clones the process in the namespaces that `enter` enters.
@@ -359,7 +387,7 @@ fn map_tree(alone: SingleThreaded, mapped: &MappedTree) -> Result<OwnedFd, Failu
 
 /// What only the parent may do to the new process.
 fn prepare_from_outside(plan: &Plan, pid: i32) -> Result<(), Failure> {
-    if plan.born_in.is_empty() {
+    if plan.born_in.iter().all(|place| place.namespaces == NEW_PID) {
         adjust_oom_score(plan, &pid.to_string()).doing("adjust the out-of-memory score")?;
     }
     match &plan.id_maps {

@@ -81,10 +81,10 @@ impl Cgroup {
 
     /// Removes the version 2 group of a monitor that is not there any more.
     pub(super) fn remove_if_left(&self) {
-        if let Some(group) = self.unified() {
-            if fs::remove_dir(&group.directory).is_ok() {
-                group.remove_ancestors(&self.path);
-            }
+        if let Some(group) = self.unified()
+            && fs::remove_dir(&group.directory).is_ok()
+        {
+            group.remove_ancestors(&self.path);
         }
     }
 }

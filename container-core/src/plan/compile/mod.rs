@@ -144,11 +144,22 @@ impl<'a> Compiler<'a> {
         self.deny_setgroups = confinement.deny_setgroups;
         self.joins_container = true;
         let stdio = [0, 1, 2].map(|stream| self.slot(SlotKind::Stdio(stream)));
-        // All at once: whoever enters the user namespace first may have no right to the others.
         let of = self.slot(SlotKind::Target);
-        self.born_in.push(Birthplace { of, namespaces });
-        if self.has_user_namespace() {
+        let mut enter = |namespaces| self.born_in.push(Birthplace { of, namespaces });
+        if namespaces & libc::CLONE_NEWUSER.unsigned_abs() != 0 {
+            // All at once: whoever enters the user namespace first may have no right to the others.
+            enter(namespaces);
             self.steps.push(Step::BecomeRoot);
+        } else {
+            let of_children = libc::CLONE_NEWPID.unsigned_abs();
+            if namespaces & of_children != 0 {
+                enter(of_children);
+            }
+            let flag = namespaces & !of_children;
+            if flag != 0 {
+                let namespace = of;
+                self.steps.push(Step::JoinNamespace { namespace, flag });
+            }
         }
         let cgroup = self.enter_session();
         self.steps.extend(confinement.keyring.clone());
