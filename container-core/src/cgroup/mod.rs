@@ -318,6 +318,15 @@ impl Cgroup {
         Err(Error::new(ErrorKind::NotFound, "CgroupUnknown", what))
     }
 
+    /// Whether it hands controllers down to groups below, and so takes no process itself (version 2).
+    pub(crate) fn hands_down(&self) -> Result<bool> {
+        match self.unified() {
+            Some(group) => file::read(&group.directory.join("cgroup.subtree_control"))
+                .map(|controllers| !controllers.trim().is_empty()),
+            None => Ok(false),
+        }
+    }
+
     /// How many processes of the group the kernel killed for want of memory.
     ///
     /// # Errors

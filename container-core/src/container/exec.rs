@@ -11,7 +11,7 @@ use super::create::{Descriptors, entry, numbers, open_console, open_streams};
 use super::handle::{Handle, readable};
 use super::options::ExecOptions;
 use super::{Container, ExitStatus, duplicate};
-use crate::cgroup::{Cgroup, CgroupPath, Join};
+use crate::cgroup::{Cgroup, CgroupPath, Join, join_of};
 use crate::launcher::protocol::Job;
 use crate::plan::{Plan, PlanOptions};
 use crate::{Error, ErrorKind, Launcher, Result, Signal, Supervision, Terminal};
@@ -72,6 +72,8 @@ impl Launcher {
         }
         let join = match (cgroup, &options.cgroup) {
             (Some(cgroup), Some(path)) => cgroup.join_below(&CgroupPath::new(path)?)?,
+            // Its own processes made groups below it, and one for the first process.
+            (Some(cgroup), None) if cgroup.hands_down()? => join_of(container.handle.pid)?,
             (Some(cgroup), None) => cgroup.join()?,
             (None, None) => Join::default(),
             (None, Some(path)) => {

@@ -25,6 +25,9 @@ const SCRIPT: &str = "CONTAINER_CORE_TEST_SCRIPT";
 /// How it is to be supervised.
 const DISOWNED: &str = "CONTAINER_CORE_TEST_DISOWNED";
 
+/// How many KiB a monitor may have for itself.
+const MONITOR: u32 = 150;
+
 /// Where the test is.
 const WORK: &str = "/srv/work";
 
@@ -299,7 +302,7 @@ fn privileged_detached_container_outlives_all_in_the_group_of_its_program() {
         wait_until("the record of the other", || executed.exists());
         // The groups of the monitors are gone with them.
         wait_until("the end of the monitors", || processes("ctr-monitor") == 0);
-        assert_eq!(host::cgroups("supervised"), [PathBuf::new(); 0]);
+        assert!(host::cgroups("supervised").is_empty());
         host::remove_cgroups(place.cgroup());
     });
 }
@@ -341,6 +344,35 @@ fn privileged_killed_monitor_takes_a_container_along_that_changed_its_user() {
                 let status = fs::read_to_string(format!("/proc/{pid}/status"));
                 !status.is_ok_and(|status| !status.contains("State:\tZ"))
             });
+        }
+    });
+}
+
+/// What a monitor has in memory for itself alone, beside what it shares with its launcher.
+#[test]
+fn privileged_monitors_are_small() {
+    with_bundle!(|_, bundle| {
+        let launcher = Launcher::new();
+        let spec = bundle.spec(&["sleep", "600"]);
+        let start = || {
+            let container = launcher.create(&spec, CreateOptions::default()).unwrap();
+            container.start().unwrap();
+            container
+        };
+        let containers: Vec<_> = (0..4).map(|_| start()).collect();
+        for container in &containers {
+            let monitor = status(&container.pid().to_string(), "PPid:");
+            let memory = fs::read_to_string(format!("/proc/{monitor}/smaps_rollup")).unwrap();
+            let private = memory.lines().filter(|line| line.starts_with("Private_"));
+            let size = |line: &str| {
+                line.split_whitespace()
+                    .nth(1)
+                    .unwrap()
+                    .parse::<u32>()
+                    .unwrap()
+            };
+            let kibibytes: u32 = private.map(size).sum();
+            assert!(kibibytes < MONITOR, "{kibibytes} KiB:\n{memory}");
         }
     });
 }

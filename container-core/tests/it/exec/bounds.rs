@@ -12,8 +12,9 @@ use container_core::{Container, CreateOptions, ExecOptions, Launcher, Signal, St
 
 use super::{command, output, piped, shell, sleeper, start};
 use crate::namespaces::add_user_namespace;
+use crate::rows::set_role;
 use crate::support::bundle::{
-    Bundle, edit_linux, edit_process, read_until, set_namespace, set_user, with_bundle,
+    Bundle, edit_linux, edit_process, read_until, run, set_namespace, set_user, with_bundle,
 };
 use crate::support::isolate::Place;
 use crate::support::{host, peers, role, skip};
@@ -200,6 +201,33 @@ fn privileged_working_directory_of_an_exec_never_lies_outside() {
             }
         }
         drop(held);
+    });
+}
+
+#[test]
+fn privileged_system_calls_of_an_exec_meet_the_filter_of_the_first_process() {
+    with_bundle!(|_, bundle| {
+        bundle.add_probe();
+        let launcher = Launcher::new();
+        for (uid, hardened) in [(0, false), (1000, true)] {
+            let mut probing = bundle.spec(&[]);
+            set_user(&mut probing, uid, uid);
+            if hardened {
+                defaults::hardened(&mut probing);
+            }
+            let mut sleeping = probing.clone();
+            set_role(&mut probing, "rows::role_prober", &[]);
+            edit_process(&mut sleeping, |process| {
+                process.set_args(Some(["/bin/sleep", "600"].map(str::to_owned).to_vec()));
+            });
+            let first = run(&launcher, &probing).stdout;
+            let container = start(&launcher, &sleeping, CreateOptions::default());
+            let process = probing.process().clone().expect("it has one");
+            let (executed, ..) = output(&launcher, &container, &process);
+            let said = role::said(&first);
+            assert!(said.concat().len() > 1000, "{first}");
+            assert_eq!(role::said(&executed), said);
+        }
     });
 }
 

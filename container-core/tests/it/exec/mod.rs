@@ -19,9 +19,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::support::bundle::{
     Bundle, LIMIT, edit_linux, edit_process, finish, read_until, set_user, with_bundle,
 };
-use crate::support::host;
 use crate::support::isolate::Place;
 use crate::support::role::wait_until;
+use crate::support::{host, skip};
 
 /// The process of `spec` with another command.
 pub(crate) fn command(spec: &Spec, args: &[&str]) -> Process {
@@ -305,6 +305,34 @@ fn privileged_exec_is_in_the_group_of_the_container_or_below() {
                 Some(9)
             );
         }
+    });
+}
+
+/// As systemd does in a container of its own.
+#[test]
+fn privileged_exec_goes_where_the_first_process_is_if_its_group_takes_none() {
+    with_bundle!(|place, bundle| {
+        let launcher = Launcher::new();
+        let (spec, container, cgroup) = grouped(place, &launcher, bundle);
+        let unified = cgroup.directories().get("").map(|path| path.to_path_buf());
+        let controllers = |dir: &PathBuf| fs::read_to_string(dir.join("cgroup.controllers"));
+        let Some(unified) = unified.filter(|it| controllers(it).is_ok_and(|it| it.len() > 1))
+        else {
+            skip("no controller of version 2 is here");
+            return end(place, container);
+        };
+        let inner = unified.join("inner");
+        fs::create_dir(&inner).unwrap();
+        fs::write(inner.join("cgroup.procs"), container.pid().to_string()).unwrap();
+        let names = controllers(&unified).unwrap();
+        let first = names.split_whitespace().next().unwrap();
+        fs::write(unified.join("cgroup.subtree_control"), format!("+{first}")).unwrap();
+        let process = command(&spec, &["sleep", "600"]);
+        let beside = launcher
+            .exec(&container, &process, ExecOptions::default())
+            .unwrap();
+        assert_eq!(groups(beside.pid()), groups(container.pid()));
+        end(place, container);
     });
 }
 
