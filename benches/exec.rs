@@ -12,7 +12,6 @@
 //! sudo cargo bench --bench exec
 //! ```
 
-#[expect(dead_code, reason = "other benchmarks use more of it")]
 mod ground;
 mod peers;
 
