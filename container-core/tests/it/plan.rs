@@ -318,7 +318,7 @@ fn missing_command_is_named() {
 #[test]
 fn nul_bytes_are_refused_everywhere() {
     let nul = "a\0b";
-    refused("NulByte", "the program", |spec| {
+    refused("NulByte", "process.args", |spec| {
         spec["process"]["args"] = json!([nul])
     });
     refused("NulByte", "process.args", |spec| {
