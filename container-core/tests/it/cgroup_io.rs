@@ -3,16 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "tests fail by panics")]
 
 use std::fs;
-use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
 use container_core::ErrorKind;
 use container_core::cgroup::{BlockDevice, Cgroup, Controller};
 
-use crate::support::block::{Loop, SLOW};
+use crate::support::block::Loop;
 use crate::support::group::{create, name, privileged, resources};
-use crate::support::role::wait_until;
 use crate::support::skip;
 
 fn has_block_io() -> bool {
@@ -99,51 +97,6 @@ fn privileged_what_is_no_device_is_refused() {
     let error = Cgroup::create(&path, &resources(json)).unwrap_err();
     assert!(error.report().contains("511:7 "), "{}", error.report());
     assert_eq!(Cgroup::open(&path).unwrap_err().kind(), ErrorKind::NotFound);
-}
-
-#[test]
-fn privileged_weights_share_a_device() {
-    if !has_block_io() {
-        return;
-    }
-    // What both wait for has to be the device, not the processor or somebody else's disk.
-    let queue = Path::new("/sys/block").join(SLOW).join("queue");
-    if fs::write(queue.join("scheduler"), "bfq").is_err() {
-        return skip("no slow device, or no scheduler BFQ, which weighs groups");
-    }
-    // Or who has written little lately would be favoured.
-    fs::write(queue.join("iosched/low_latency"), "0").unwrap();
-    // Or the lighter group goes on whenever the heavier one has just nothing to write, between two requests.
-    for (name, value) in [("strict_guarantees", "1"), ("slice_idle", "100")] {
-        fs::write(queue.join("iosched").join(name), value).unwrap();
-    }
-    let weight =
-        |test: &str, weight: u16| create(test, &format!(r#"{{"blockIO":{{"weight":{weight}}}}}"#));
-    let groups = [weight("heavy", 600), weight("light", 300)];
-    let write = format!("dd if=/dev/zero of=/dev/{SLOW} bs=4096 count=500 oflag=direct");
-    let mut writers = groups
-        .each_ref()
-        .map(|group| group.shell(&format!("while {write}; do :; done 2>/dev/null")));
-    let written = || {
-        groups.each_ref().map(|group| {
-            let io = group.0.stats().unwrap().io;
-            io.values().map(|io| io.writes).sum::<u64>()
-        })
-    };
-    wait_until("both write", || written().iter().all(|writes| *writes > 0));
-    let before = written();
-    // Long enough for some hundred requests, whatever the machine does beside.
-    wait_until("much is written", || written()[0] - before[0] >= 600);
-    let after = written();
-    for (group, writer) in groups.iter().zip(&mut writers) {
-        group.0.kill_all().unwrap();
-        writer.wait().unwrap();
-    }
-    let [heavy, light] = [0, 1].map(|number| after[number] - before[number]);
-    assert!(
-        (heavy * 10).abs_diff(light * 20) <= light * 4,
-        "600 to 300 as {heavy} to {light}"
-    );
 }
 
 #[test]

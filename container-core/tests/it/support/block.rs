@@ -7,9 +7,6 @@ use container_core::cgroup::BlockDevice;
 
 use super::{peers, skip};
 
-/// A device of the kernel's module `null_blk`, where `tests/v2.sh` has made one that takes its time.
-pub(crate) const SLOW: &str = "nullb0";
-
 /// A loop device over a file, detached at the end.
 #[derive(Debug)]
 pub(crate) struct Loop {
