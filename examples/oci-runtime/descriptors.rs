@@ -15,11 +15,15 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pid
 /// `O_CLOEXEC` as `proc_pid_fdinfo(5)` shows it.
 const CLOSE_ON_EXEC: u32 = 0o2_000_000;
 
-/// The descriptors from `first` on, with the numbers that they have.
+/// As many descriptors go into a container at most.
+const MAX_DESCRIPTOR: u32 = 253;
+
+/// Those of `count` descriptors from `first` on that this program was started with, with their numbers.
 pub(crate) fn preserved(first: u32, count: u32) -> anyhow::Result<Vec<(OwnedFd, u32)>> {
-    let last = first.checked_add(count).context("count descriptors")?;
-    (first..last)
-        .map(|number| Ok((inherited(number)?, number)))
+    let end = first.saturating_add(count).min(MAX_DESCRIPTOR);
+    let found = (first..end).filter_map(|number| Some((inherited(number).transpose()?, number)));
+    found
+        .map(|(descriptor, number)| Ok((descriptor?, number)))
         .collect()
 }
 
@@ -71,15 +75,20 @@ pub(crate) fn send_pidfd(path: &Path, pid: i32) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A descriptor that this program was started with.
-fn inherited(number: u32) -> anyhow::Result<OwnedFd> {
-    let doing = || format!("find the preserved descriptor {number}");
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{number}")).with_context(doing)?;
+/// A descriptor that this program was started with; `None` if there was none of that number.
+fn inherited(number: u32) -> anyhow::Result<Option<OwnedFd>> {
+    let doing = || format!("take the descriptor {number}");
+    let Ok(info) = fs::read_to_string(format!("/proc/self/fdinfo/{number}")) else {
+        return Ok(None);
+    };
     let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
     let flags = u32::from_str_radix(flags.unwrap_or_default().trim(), 8).with_context(doing)?;
     // What this program opened itself is closed when another one is executed.
-    ensure!(flags & CLOSE_ON_EXEC == 0, "{}: it is not open", doing());
+    if flags & CLOSE_ON_EXEC != 0 {
+        return Ok(None);
+    }
     let own = pidfd_open(getpid(), PidfdFlags::empty()).with_context(doing)?;
     let number = i32::try_from(number).with_context(doing)?;
-    pidfd_getfd(&own, number, PidfdGetfdFlags::empty()).with_context(doing)
+    let descriptor = pidfd_getfd(&own, number, PidfdGetfdFlags::empty()).with_context(doing)?;
+    Ok(Some(descriptor))
 }

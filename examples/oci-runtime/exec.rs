@@ -148,7 +148,12 @@ impl Exec {
             process.set_no_new_privileges(Some(restricted));
         }
         let mut environment = process.env().clone().unwrap_or_default();
-        environment.extend(self.env.iter().cloned());
+        for variable in &self.env {
+            // The last word on a name counts, whichever of two a program would take.
+            let name = variable.split_inclusive('=').next().unwrap_or(variable);
+            environment.retain(|other| !(name.ends_with('=') && other.starts_with(name)));
+            environment.push(variable.clone());
+        }
         process.set_env(Some(environment));
         self.set_user(&mut process, options)?;
         self.add_capabilities(&mut process)?;

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use anyhow::ensure;
 use container_engine::container_core::Signal;
 
 use crate::Context;
@@ -20,6 +21,12 @@ pub(crate) struct Kill {
 
 impl Kill {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
+        if self.signal == "0" {
+            // No signal: the question whether there is somebody to send one to.
+            let state = context.runtime.state(&self.id)?;
+            ensure!(state.pid.is_some(), "container not running");
+            return Ok(ExitCode::SUCCESS);
+        }
         let signal: Signal = self.signal.parse()?;
         match self.all {
             true => context.runtime.kill_all(&self.id, signal)?,

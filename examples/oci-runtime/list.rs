@@ -43,8 +43,7 @@ impl List {
                 writeln!(out, "{}", state.id)?;
             }
         } else if self.format == Format::Json {
-            // Nothing is `null` for those who know runc.
-            let list: Vec<_> = states.iter().map(state::document).collect();
+            let list: Vec<_> = states.iter().map(state::Document::of).collect();
             writeln!(out, "{}", serde_json::to_string(&list)?)?;
         } else {
             write_table(&mut out, &states)?;

@@ -35,20 +35,25 @@ impl Cgroup {
     /// # Errors
     /// `Unsupported` as [`Self::freeze`].
     pub fn thaw(&self) -> Result<()> {
-        self.freezer()?.set(false)
+        self.freezer()?.set(false)?;
+        // Where there are both versions, somebody else may have stopped it by the other one.
+        self.freezers()
+            .skip(1)
+            .try_for_each(|other| other.set(false))
     }
 
-    /// Whether its processes are stopped, or about to be.
+    /// Whether its processes are stopped, or about to be; by whomever and by whichever version.
     ///
     /// # Errors
     /// `Os` if the group is gone.
     pub fn is_frozen(&self) -> Result<bool> {
-        match self.freezer() {
+        for freezer in self.freezers() {
             // Version 1 tells by the same file, and has a word more for what is about to stop.
-            Ok(freezer) => Ok(read(&freezer.file)?.trim() != freezer.words.1),
-            Err(error) if error.kind() == ErrorKind::Unsupported => Ok(false),
-            Err(error) => Err(error),
+            if read(&freezer.file)?.trim() != freezer.words.1 {
+                return Ok(true);
+            }
         }
+        Ok(false)
     }
 
     /// Kills everything in the group and below it; frozen processes die, too.
@@ -107,6 +112,13 @@ impl Cgroup {
 
     /// The unified one if there is one: what it stops can still be killed.
     fn freezer(&self) -> Result<Freezer> {
+        self.freezers().next().ok_or_else(|| {
+            let what = format!("freeze cgroup {}: this host has no freezer", self.path);
+            Error::new(ErrorKind::Unsupported, "ControllerUnavailable", what)
+        })
+    }
+
+    fn freezers(&self) -> impl Iterator<Item = Freezer> {
         let unified = self.unified().map(|group| Freezer {
             version: Version::V2,
             file: group.directory.join("cgroup.freeze"),
@@ -114,25 +126,18 @@ impl Cgroup {
             report: group.directory.join("cgroup.events"),
             stopped: "frozen 1",
         });
-        if let Some(freezer) = unified.filter(|freezer| freezer.file.exists()) {
-            return Ok(freezer);
-        }
-        let Some((Version::V1, group)) = self.group_with("freezer") else {
-            let what = format!("freeze cgroup {}: this host has no freezer", self.path);
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "ControllerUnavailable",
-                what,
-            ));
-        };
-        let file = group.join("freezer.state");
-        Ok(Freezer {
-            version: Version::V1,
-            report: file.clone(),
-            file,
-            words: ("FROZEN", "THAWED"),
-            stopped: "FROZEN",
-        })
+        let unified = unified.filter(|freezer| freezer.file.exists());
+        let of_version_1 = self.group_with("freezer").and_then(|(version, group)| {
+            let file = group.join("freezer.state");
+            (version == Version::V1).then(|| Freezer {
+                version,
+                report: file.clone(),
+                file,
+                words: ("FROZEN", "THAWED"),
+                stopped: "FROZEN",
+            })
+        });
+        unified.into_iter().chain(of_version_1)
     }
 }
 

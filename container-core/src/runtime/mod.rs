@@ -100,9 +100,10 @@ impl Runtime {
     ///
     /// # Errors
     /// `InvalidInput` (`InvalidName`) for an id that is not one plain name; `AlreadyExists`
-    /// (`ContainerExists`); and as [`Launcher::create`]. After an error nothing is left behind.
+    /// (`ContainerExists`); `Unsupported` (`UnknownVersion`) for a spec of another version than 1.x.y; and as [`Launcher::create`]. After an error nothing is left behind.
     pub fn create(&self, id: &str, spec: &Spec, mut options: CreateOptions) -> Result<Container> {
         check_id(id)?;
+        check_version(spec)?;
         record::sweep(&self.root);
         let mut spec = spec.clone();
         allow_default_devices(&mut spec);
@@ -206,19 +207,22 @@ impl Runtime {
         record::read_spec(&self.look_up(id)?.0)
     }
 
-    /// The processes of a container, as this PID namespace numbers them.
+    /// The processes of a container, as this PID namespace numbers them; none of one that has ended,
+    /// unless some outlived its first.
     ///
     /// # Errors
-    /// `NotFound`; `InvalidState` (`NotRunning`).
+    /// `NotFound`; `Os` if they cannot be read.
     pub fn processes(&self, id: &str) -> Result<Vec<i32>> {
         let (directory, record) = self.known(id)?;
-        let (_, init) = status(&directory, &record)?;
-        let Some(init) = init else {
-            return Err(not_running(id, "list the processes of"));
-        };
+        let lives = status(&directory, &record)?.1.is_some();
         match &record.cgroup {
-            Some(cgroup) => Ok(cgroup.pids()?.into_iter().collect()),
-            None => Ok(vec![init.pid]),
+            Some(cgroup) => match cgroup.pids() {
+                // The monitor, or whoever deletes it, has removed it.
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+                pids => Ok(pids?.into_iter().collect()),
+            },
+            None if lives => Container::open(&directory, None)?.processes(),
+            None => Ok(Vec::new()),
         }
     }
 
@@ -465,6 +469,22 @@ fn status(directory: &Path, record: &Record) -> Result<(Status, Option<Running>)
         Status::Running
     };
     Ok((status, running))
+}
+
+/// Whether the spec is of a version that this crate follows, as far as it says so: any 1.x.y.
+fn check_version(spec: &Spec) -> Result<()> {
+    let version = spec.version().as_str();
+    let numbers = version
+        .split_once(['-', '+'])
+        .map_or(version, |(numbers, _)| numbers);
+    let mut parts = numbers.split('.').map(str::parse::<u32>);
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(Ok(1)), Some(Ok(_)), Some(Ok(_)), None) => Ok(()),
+        _ => {
+            let what = format!("follow version {version:?} of the runtime specification");
+            Err(Error::new(ErrorKind::Unsupported, "UnknownVersion", what))
+        }
+    }
 }
 
 /// Whatever the rules of a spec forbid: every container has the devices that the specification

@@ -77,7 +77,6 @@ fn privileged_a_container_lives_through_all_states() {
             open(place).kill("web", Signal::TERM),
             open(place).start("web"),
             open(place).pause("web"),
-            open(place).processes("web").map(drop),
         ] {
             let error = result.unwrap_err();
             assert_eq!(
@@ -85,6 +84,7 @@ fn privileged_a_container_lives_through_all_states() {
                 (ErrorKind::InvalidState, "NotRunning")
             );
         }
+        assert!(open(place).processes("web").expect("none").is_empty());
         open(place).delete("web", false).expect("delete");
         assert_eq!(code(open(place).delete("web", false)), "ContainerUnknown");
         open(place)
@@ -189,6 +189,12 @@ fn privileged_what_a_failed_creation_made_is_gone() {
                 runtime.state("failed").unwrap_err().kind(),
                 ErrorKind::NotFound
             );
+        }
+        for version in ["", "2.0.0", "1.0", "one"] {
+            let mut spec = spec.clone();
+            spec.set_version(version.to_owned());
+            let error = runtime.create("failed", &spec, disowned()).unwrap_err();
+            assert_eq!(error.code(), "UnknownVersion", "{version}");
         }
         // One that was created and not started is ended by the deletion.
         runtime.delete("taken", false).expect("delete");
