@@ -169,17 +169,17 @@ impl FromStr for Reference {
         if !is_registry(registry) {
             return Err(invalid(text, "the registry is no host name"));
         }
-        if !Self::is_repository(repository) {
+        let official = registry == DEFAULT_REGISTRY && !repository.contains('/');
+        let repository = match official {
+            true => format!("library/{repository}"),
+            false => repository.to_owned(),
+        };
+        if !Self::is_repository(&repository) {
             return Err(invalid(text, "want [registry/]repository[:tag][@digest]"));
         }
-        let official = registry == DEFAULT_REGISTRY && !repository.contains('/');
         Ok(Self {
             registry: registry.into(),
-            repository: if official {
-                format!("library/{repository}")
-            } else {
-                repository.into()
-            },
+            repository,
             tag: match (tag, digest) {
                 (None, None) => Some(DEFAULT_TAG.into()),
                 (tag, _) => tag.map(Into::into),
@@ -380,5 +380,12 @@ mod tests {
         ] {
             assert!(text.parse::<Reference>().is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_in_full_is_none() {
+        assert!("a".repeat(247).parse::<Reference>().is_ok());
+        let error = "a".repeat(248).parse::<Reference>().unwrap_err();
+        assert_eq!(error.code(), "InvalidReference");
     }
 }

@@ -22,7 +22,7 @@ fuzz_target!(|text: &str| {
         assert_eq!(digest.to_string(), text);
     }
     if let Ok(platform) = text.parse::<Platform>() {
-        platform.rank(&platform);
+        let _ = platform.rank(&platform);
     }
     if let Ok(location) = text.parse::<Location>() {
         location.to_string().parse::<Location>().unwrap();

@@ -148,7 +148,9 @@ impl Merge {
             return Ok(());
         }
         let inode = match &entry.kind {
-            EntryKind::HardLink { target } => self.target(path, target.as_os_str().as_bytes())?,
+            EntryKind::HardLink { target } => {
+                self.target(path, target.as_os_str().as_bytes(), there)?
+            }
             _ => {
                 let paths = Vec::new();
                 self.inodes.push(Inode {
@@ -229,13 +231,13 @@ impl Merge {
         Ok(at[at.len() - 1])
     }
 
-    /// The file that a hard link is another name of.
-    fn target(&self, link: &[u8], target: &[u8]) -> Result<usize> {
+    /// The file that a hard link is another name of; not one that lies in what the link replaces.
+    fn target(&self, link: &[u8], target: &[u8], replaced: Option<usize>) -> Result<usize> {
         let mut node = 0;
         for name in components(&clean(target)?).iter().rev() {
             match self.nodes[node].children.get(name) {
-                Some(child) => node = *child,
-                None => {
+                Some(child) if replaced != Some(node) => node = *child,
+                _ => {
                     node = 0;
                     break;
                 }

@@ -88,6 +88,22 @@ fn privileged_flattened_layers_are_what_they_unpack_to() {
     assert!(same > 150 && refused > 50, "{same} {refused}");
 }
 
+#[test]
+fn a_link_to_what_it_replaces_is_refused() {
+    let dir = tempfile::tempdir_in(scratch()).unwrap();
+    let store = open_store(dir.path());
+    let layer = archive(&[file("a/b"), hard_link("a", "a/b")]);
+    let options = UnpackOptions {
+        ownership: Ownership::Ignore,
+        ..UnpackOptions::default()
+    };
+    assert!(Sandbox::new().unpack(&layer, &options).is_err());
+    let edit = ImageEdit::scratch(&store, &Platform::host());
+    let image = edit.append(&layer[..], History::default()).build().unwrap();
+    let error = image.write_flat(io::sink(), Compression::None).unwrap_err();
+    assert_eq!(error.code(), "InvalidLink");
+}
+
 /// A tree without the times of directories, which change as things are put into them.
 fn files(root: &Path) -> Tree {
     let mut tree = tree(root);
