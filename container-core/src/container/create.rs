@@ -62,6 +62,7 @@ impl Launcher {
             user: options.user,
             id: options.id,
             new_keyring: options.new_keyring,
+            find_home: options.find_home,
             landlock: options.landlock,
             wait_for_start: !options.start_at_once,
             init: options.init,

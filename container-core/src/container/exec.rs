@@ -83,6 +83,7 @@ impl Launcher {
         };
         let plan_options = PlanOptions {
             user: options.user,
+            find_home: options.find_home,
             disowned: options.supervision == Supervision::Disowned,
             descriptors: numbers(&options.descriptors),
             cgroups: entry(&join)?,

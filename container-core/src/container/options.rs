@@ -57,6 +57,8 @@ pub struct CreateOptions {
     /// Whether the container gets a session keyring of its own, as
     /// [`PlanOptions::new_keyring`](crate::PlanOptions).
     pub new_keyring: bool,
+    /// As [`PlanOptions::find_home`](crate::PlanOptions).
+    pub find_home: bool,
     /// The files that the container may do something with, as
     /// [`PlanOptions::landlock`](crate::PlanOptions). What is executed in it is restricted as well.
     pub landlock: Option<Ruleset>,
@@ -97,6 +99,7 @@ impl Default for CreateOptions {
             user: None,
             id: None,
             new_keyring: true,
+            find_home: false,
             landlock: None,
             stdio: Default::default(),
             descriptors: Vec::new(),
@@ -130,6 +133,8 @@ pub struct ExecOptions {
     pub exit_record: Option<PathBuf>,
     /// A group below the container's own, which must exist, instead of that one.
     pub cgroup: Option<String>,
+    /// As [`PlanOptions::find_home`](crate::PlanOptions).
+    pub find_home: bool,
     /// Executes in a paused container, too: the process stops with the others once it is in their
     /// group.
     pub ignore_paused: bool,

@@ -97,6 +97,9 @@ pub struct PlanOptions {
     pub id: Option<String>,
     /// Whether the process gets a session keyring of its own, so that it sees no keys of this program.
     pub new_keyring: bool,
+    /// Whether a process whose environment has no `HOME` gets that of its account in the root file
+    /// system's `/etc/passwd`; with [`user`](Self::user) it always does.
+    pub find_home: bool,
     /// The files that the process may do something with, beside all other limits; `None`: any.
     pub landlock: Option<Ruleset>,
     /// Whether the process waits for the word to start once everything else is done.
@@ -153,6 +156,7 @@ impl Default for PlanOptions {
             user: None,
             id: None,
             new_keyring: true,
+            find_home: false,
             landlock: None,
             wait_for_start: false,
             disowned: false,

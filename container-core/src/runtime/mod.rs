@@ -94,8 +94,8 @@ impl Runtime {
 
     /// Creates the container `id` of `spec`; blocks until everything but the program itself is set up.
     ///
-    /// `options.bundle` is where relative paths of the spec lead from; `options.state` is ignored, as
-    /// the runtime has a place for that. Without a `linux.cgroupsPath` the container's group has its id
+    /// `options.bundle` is where relative paths of the spec lead from; `options.state` and `id` are
+    /// ignored, as the runtime knows them, and as with other runtimes `HOME` is set where it is missing. Without a `linux.cgroupsPath` the container's group has its id
     /// for a name.
     ///
     /// # Errors
@@ -112,6 +112,7 @@ impl Runtime {
         let entry = Entry::create(&self.root, &record, &spec)?;
         options.state = Some(entry.directory.clone());
         options.id = Some(id.to_owned());
+        options.find_home = true;
         let created = self.launcher.create(&spec, options).and_then(|container| {
             let noted = container.wait_created().and_then(|()| {
                 record.init = Some(Init::of(container.pid())?);
@@ -355,8 +356,9 @@ impl Runtime {
         &self,
         id: &str,
         process: &runtime::Process,
-        options: ExecOptions,
+        mut options: ExecOptions,
     ) -> Result<Process> {
+        options.find_home = true;
         let (directory, record) = self.known(id)?;
         if status(&directory, &record)?.1.is_none() {
             return Err(not_running(id, "execute a process in"));

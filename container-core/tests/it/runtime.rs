@@ -111,6 +111,13 @@ fn privileged_processes_are_executed_and_listed_by_id() {
             .process()
             .clone()
             .expect("one");
+        // Nobody says where the user is at home, but the container.
+        process.set_args(Some(
+            ["sh", "-c", "test $HOME = /root"].map(str::to_owned).into(),
+        ));
+        let at_home = open(place).exec("web", &process, ExecOptions::default());
+        let status = at_home.expect("execute").wait().expect("wait");
+        assert!(status.success(), "{status}");
         process.set_args(Some(["sh", "-c", "cat; exit 5"].map(str::to_owned).into()));
         let mut options = ExecOptions::default();
         options.stdio = [Stdio::Piped, Stdio::Null, Stdio::Null];

@@ -30,6 +30,11 @@ impl Compiler<'_> {
             let user = c_string("user", user.as_str())?;
             let with_groups = !self.deny_setgroups;
             self.steps.push(Step::LookUpUser { user, with_groups });
+        } else if self.finds_home(process) {
+            // Only its home counts: the ids are fixed.
+            let user = c_string("user", process.user().uid().to_string())?;
+            let with_groups = false;
+            self.steps.push(Step::LookUpUser { user, with_groups });
         }
         if !process.cwd().is_absolute() {
             let what = format!("process.cwd {:?} is not absolute", process.cwd());
@@ -129,6 +134,14 @@ impl Compiler<'_> {
             console,
         });
         Ok(())
+    }
+
+    /// Whether the home of an account that is given by number is looked up.
+    fn finds_home(&self, process: &Process) -> bool {
+        let mut environment = process.env().iter().flatten();
+        self.options.find_home
+            && process.user().uid() <= i32::MAX.unsigned_abs()
+            && !environment.any(|entry| entry.starts_with("HOME="))
     }
 
     fn pass_descriptors(&mut self) -> Result<()> {
@@ -274,7 +287,7 @@ impl Compiler<'_> {
             candidates,
             arguments: strings("process.args", arguments)?,
             environment: strings("process.env", environment)?,
-            add_home: self.options.user.is_some()
+            add_home: (self.options.user.is_some() || self.finds_home(process))
                 && !environment.iter().any(|entry| entry.starts_with("HOME=")),
         })
     }
