@@ -5,12 +5,13 @@
 #![allow(unsafe_code)]
 
 mod bpf;
+pub(crate) mod exec;
 pub(crate) mod init;
 pub(crate) mod landlock;
 pub(crate) mod notify;
 pub(crate) mod role;
 
-use std::ffi::{CStr, c_char, c_int, c_long, c_void};
+use std::ffi::{c_char, c_int, c_long, c_void};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
@@ -432,25 +433,6 @@ pub(crate) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, number: i32) -> Result<()
         )
     })
     .map(drop)
-}
-
-/// Replaces the program; returns only the reason why it could not.
-///
-/// # Safety
-/// `argv` and `envp` must be null-terminated arrays of pointers to C strings.
-///
-/// # References
-/// `execve(2)`.
-pub(crate) unsafe fn execve(
-    path: &CStr,
-    argv: *const *const c_char,
-    envp: *const *const c_char,
-) -> Errno {
-    // SAFETY: the caller promises the arrays; the path is a C string.
-    match check(unsafe { libc::syscall(libc::SYS_execve, path.as_ptr(), argv, envp) }) {
-        Ok(_) => Errno::CANCELED,
-        Err(errno) => errno,
-    }
 }
 
 /// Ends the process at once: no destructor, no `atexit`, no flush.

@@ -2,9 +2,7 @@
 //!
 //! As in the walk, nothing here allocates.
 
-#![allow(unsafe_code)]
-
-use std::ffi::c_char;
+use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -19,12 +17,13 @@ use crate::plan::Word;
 use crate::plan::hook::{Hook, HookEnd, HookSet, MAX_OUTPUT, Stage};
 use crate::plan::step::Call;
 use crate::sys;
+use crate::sys::exec::{Strings, execve};
 
 /// A hook with what `execve` wants: arrays of pointers, made beforehand.
 pub(crate) struct PreparedHook<'p> {
     hook: &'p Hook,
-    argv: Vec<*const c_char>,
-    envp: Vec<*const c_char>,
+    arguments: Strings<'p>,
+    environment: Strings<'p>,
 }
 
 impl<'p> PreparedHook<'p> {
@@ -34,14 +33,11 @@ impl<'p> PreparedHook<'p> {
     }
 
     fn new(hook: &'p Hook) -> Self {
-        let array = |strings: &[std::ffi::CString]| {
-            let pointers = strings.iter().map(|string| string.as_ptr());
-            pointers.chain([std::ptr::null()]).collect()
-        };
+        let strings = |list: &'p [CString]| Strings::new(list.iter().map(CString::as_c_str));
         Self {
             hook,
-            argv: array(&hook.arguments),
-            envp: array(&hook.environment),
+            arguments: strings(&hook.arguments),
+            environment: strings(&hook.environment),
         }
     }
 }
@@ -185,15 +181,12 @@ fn become_hook(
     };
     match made() {
         Err(errno) => errno,
-        // SAFETY: both arrays were built in `PreparedHook::new` from C strings of the plan, which
-        // lives as long as this process, and end with a null pointer.
-        Ok(()) => unsafe {
-            sys::execve(
-                &prepared.hook.path,
-                prepared.argv.as_ptr(),
-                prepared.envp.as_ptr(),
-            )
-        },
+        Ok(()) => execve(
+            &prepared.hook.path,
+            &prepared.arguments,
+            &prepared.environment,
+            None,
+        ),
     }
 }
 

@@ -4,7 +4,7 @@
 //! single-threaded launcher, so that this is not needed for soundness, but it keeps the walk short,
 //! and a container must not depend on the state of the heap that it was cloned from.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{self, CWD, Mode, OFlags};
@@ -22,6 +22,7 @@ use super::step::{Call, Slot, Step};
 use super::tree::set_read_only;
 use super::{Plan, Word};
 use crate::sys;
+use crate::sys::exec::Strings;
 use crate::{user, worker};
 
 mod attributes;
@@ -40,8 +41,8 @@ pub(crate) struct Prepared<'a> {
     mapped: &'a [OwnedFd],
     /// Room for the mounts that steps refer to.
     kept: Vec<Option<OwnedFd>>,
-    argv: Vec<*const c_char>,
-    envp: Vec<*const c_char>,
+    arguments: Strings<'a>,
+    environment: Strings<'a>,
     home: Vec<u8>,
     /// As the sets of the plan.
     hooks: Vec<Vec<PreparedHook<'a>>>,
@@ -73,13 +74,18 @@ impl<'a> Prepared<'a> {
     ///
     /// `mapped` are the plan's mapped trees, in their order.
     pub(crate) fn new(plan: &'a Plan, descriptors: &'a [OwnedFd], mapped: &'a [OwnedFd]) -> Self {
+        let program = match plan.steps.last() {
+            Some(Step::Execute(program)) => Some(program),
+            _ => None,
+        };
+        let strings = |list: &'a [CString]| Strings::new(list.iter().map(CString::as_c_str));
         let mut prepared = Self {
             plan,
             descriptors,
             mapped,
             kept: Vec::new(),
-            argv: Vec::new(),
-            envp: Vec::new(),
+            arguments: strings(program.map_or(&[], |program| &program.arguments)),
+            environment: strings(program.map_or(&[], |program| &program.environment)),
             home: b"HOME=".to_vec(),
             hooks: plan.hooks.iter().map(PreparedHook::all).collect(),
             files: [Vec::new(), Vec::new()],
@@ -93,19 +99,6 @@ impl<'a> Prepared<'a> {
         }
         prepared.kept.resize_with(usize::from(plan.kept), || None);
         prepared.home.resize(PATH_MAX + 8, 0);
-        if let Some(Step::Execute(program)) = plan.steps.last() {
-            prepared.argv = program.arguments.iter().map(|text| text.as_ptr()).collect();
-            prepared.envp = program
-                .environment
-                .iter()
-                .map(|text| text.as_ptr())
-                .collect();
-            if program.add_home {
-                prepared.envp.push(prepared.home.as_ptr().cast());
-            }
-        }
-        prepared.argv.push(std::ptr::null());
-        prepared.envp.push(std::ptr::null());
         prepared
     }
 

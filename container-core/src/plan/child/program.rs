@@ -1,7 +1,5 @@
 //! The steps that make the process what it is to be: account, streams, program.
 
-#![allow(unsafe_code)]
-
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -10,10 +8,11 @@ use rustix::io::{self, Errno};
 use rustix::process::{self, Uid};
 use rustix::thread;
 
-use super::{At, Walk, Walker};
+use super::{At, Prepared, Walk, Walker};
 use crate::plan::Word;
 use crate::plan::place::{IN_ROOT, Make, open_or_make, resolve};
 use crate::plan::step::{Account, Call, Program, Slot};
+use crate::sys::exec::execve;
 use crate::{sys, user};
 
 /// An account from the image's files, with a bounded list of groups.
@@ -127,16 +126,16 @@ impl Walker<'_> {
     pub(super) fn execute(&self, program: &Program) -> Walk {
         let mut outcome = Errno::NOENT;
         self.tell(Word::Ready)?;
+        let Prepared {
+            arguments,
+            environment,
+            home,
+            ..
+        } = &self.prepared;
+        let home = CStr::from_bytes_until_nul(home).ok();
+        let home = home.filter(|_| program.add_home);
         for candidate in &program.candidates {
-            // SAFETY: both arrays were built in `Prepared::new` from C strings of the plan, which
-            // lives as long as this process, and end with a null pointer.
-            let errno = unsafe {
-                sys::execve(
-                    candidate,
-                    self.prepared.argv.as_ptr(),
-                    self.prepared.envp.as_ptr(),
-                )
-            };
+            let errno = execve(candidate, arguments, environment, home);
             match errno {
                 Errno::NOENT | Errno::NOTDIR => {}
                 // A later directory may hold one that can be run; if none does, this is why.
