@@ -52,7 +52,7 @@ struct CommandLine {
     /// $XDG_RUNTIME_DIR for a plain user]
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
-    /// Let systemd make the groups; `linux.cgroupsPath` is `slice:prefix:name`
+    /// Not supported: the groups are made without systemd
     #[arg(long)]
     systemd_cgroup: bool,
     /// Accepted for compatibility: whether groups are available is found out
@@ -105,6 +105,13 @@ enum Verb {
     Restore(Unsupported),
 }
 
+impl Verb {
+    /// Whether it matters who makes groups; the others find them by what is recorded.
+    fn makes_groups(&self) -> bool {
+        matches!(self, Self::Create(_) | Self::Run(_))
+    }
+}
+
 #[derive(clap::Args)]
 struct Unsupported {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -145,6 +152,9 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(line: CommandLine, log: Log) -> anyhow::Result<ExitCode> {
+    if line.systemd_cgroup && line.verb.makes_groups() {
+        anyhow::bail!("--systemd-cgroup is not supported");
+    }
     log.debug(&format!("called as {:?}", std::env::args_os()));
     let root_is_given = line.root.is_some();
     let root = std::path::absolute(line.root.unwrap_or_else(default_root))?;

@@ -349,6 +349,12 @@ fn privileged_failures_are_logged_as_engines_read_them() {
                 said.stderr
             );
         }
+        let said = run(Command::new(&program).args(["--systemd-cgroup", "create", "c"]));
+        assert!(
+            said.stderr.contains("--systemd-cgroup is not supported"),
+            "{}",
+            said.stderr
+        );
         let version = said_by(Command::new(&program).arg("--version"));
         let lines: Vec<_> = version.lines().collect();
         assert!(lines[0].starts_with("oci-runtime version "), "{version}");
