@@ -31,7 +31,8 @@ pub struct Loaded {
 
 /// Reads a spec, usually the `config.json` of a bundle.
 ///
-/// Two things that files have and that mean nothing are left out, with a warning: capabilities that
+/// Of several values of a variable the last counts, as other runtimes have it, and an empty `HOME` is
+/// none. Two things that files have and that mean nothing are left out, with a warning: capabilities that
 /// nobody knows (runtime-spec `config.md#linux-process`), and options of file systems on bind mounts.
 ///
 /// # Errors
@@ -53,6 +54,7 @@ pub fn load_spec(path: &Path) -> Result<Loaded> {
     let mut document: Value = serde_json::from_slice(&text).map_err(unreadable)?;
     let mut warnings = drop_unknown_capabilities(&mut document["process"]);
     let mut spec: Spec = serde_json::from_value(document).map_err(unreadable)?;
+    spec.process_mut().iter_mut().for_each(settle_environment);
     for mount in spec.mounts_mut().iter_mut().flatten() {
         let place = mount.destination().clone();
         warnings.extend(
@@ -74,10 +76,25 @@ pub fn parse_process(text: &[u8]) -> Result<(Process, Vec<String>)> {
     };
     let mut document = serde_json::from_slice(text).map_err(unreadable)?;
     let warnings = drop_unknown_capabilities(&mut document);
-    Ok((
-        serde_json::from_value(document).map_err(unreadable)?,
-        warnings,
-    ))
+    let mut process = serde_json::from_value(document).map_err(unreadable)?;
+    settle_environment(&mut process);
+    Ok((process, warnings))
+}
+
+/// Keeps the last value of each variable, where the first was.
+fn settle_environment(process: &mut Process) {
+    fn name(entry: &str) -> &str {
+        entry.split_once('=').map_or(entry, |(name, _)| name)
+    }
+    let mut settled: Vec<String> = Vec::new();
+    for entry in process.env().iter().flatten() {
+        match settled.iter_mut().find(|it| name(it) == name(entry)) {
+            Some(before) => before.clone_from(entry),
+            None => settled.push(entry.clone()),
+        }
+    }
+    settled.retain(|entry| entry != "HOME=");
+    process.set_env(Some(settled));
 }
 
 fn drop_unknown_capabilities(process: &mut Value) -> Vec<String> {
@@ -202,3 +219,20 @@ const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 
 /// Longer than any spec: seccomp profiles, the longest part, have some tens of kilobytes.
 const MAX_SPEC: u64 = 16 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_means_nothing_is_left_out_with_a_warning() {
+        let text = br#"{"cwd": "/", "user": {"uid": 0, "gid": 0}, "capabilities": {"bounding": ["CAP_KILL", "CAP_NONE"]},
+            "env": ["A=1", "HOME=", "B=2", "A=3=4"]}"#;
+        let (process, warnings) = parse_process(text).unwrap();
+        assert_eq!(warnings, ["nobody knows the capability \"CAP_NONE\""]);
+        assert_eq!(process.env().as_deref().unwrap(), ["A=3=4", "B=2"]);
+        let sets = process.capabilities().as_ref().unwrap();
+        assert_eq!(sets.bounding().as_ref().unwrap().len(), 1);
+        assert!(parse_process(b"{").is_err());
+    }
+}
