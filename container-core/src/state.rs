@@ -57,6 +57,8 @@ pub(crate) struct Confinement {
     pub(crate) cgroup: Option<Cgroup>,
     /// The step that takes a session keyring.
     pub(crate) keyring: Option<Step>,
+    /// The step that sets what kind of system it sees.
+    pub(crate) personality: Option<Step>,
     /// The step that restricts it to some files.
     pub(crate) restriction: Option<Step>,
     /// The step that loads the seccomp filter.
@@ -117,15 +119,14 @@ impl InitRecord {
 
 impl Confinement {
     pub(crate) fn of(plan: &Plan, cgroup: Option<Cgroup>) -> Self {
-        let is_keyring = |step: &&Step| matches!(step, Step::NewKeyring { .. });
-        let is_restriction = |step: &&Step| matches!(step, Step::RestrictFiles { .. });
-        let is_filter = |step: &&Step| matches!(step, Step::LoadFilter { .. });
+        let find = |is_meant: fn(&&Step) -> bool| plan.steps.iter().find(is_meant).cloned();
         Self {
             version: VERSION,
             cgroup,
-            keyring: plan.steps.iter().find(is_keyring).cloned(),
-            restriction: plan.steps.iter().find(is_restriction).cloned(),
-            filter: plan.steps.iter().find(is_filter).cloned(),
+            keyring: find(|step| matches!(step, Step::NewKeyring { .. })),
+            personality: find(|step| matches!(step, Step::SetPersonality(_))),
+            restriction: find(|step| matches!(step, Step::RestrictFiles { .. })),
+            filter: find(|step| matches!(step, Step::LoadFilter { .. })),
             deny_setgroups: plan
                 .id_maps
                 .as_ref()

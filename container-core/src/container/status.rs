@@ -19,7 +19,7 @@ pub struct ExitStatus {
 }
 
 impl ExitStatus {
-    /// Reads the record that [`CreateOptions::exit_record`] names; `None` if there is none yet.
+    /// Reads the record that [`CreateOptions::exit_record`](crate::CreateOptions::exit_record) names; `None` if there is none yet.
     ///
     /// # Errors
     /// `Os` if the file cannot be read or is no such record.

@@ -158,11 +158,15 @@ impl HookSet {
             let what = "hooks are told the id of the container, and it has none";
             Error::invalid("NoId", what)
         })?;
+        // Those that run as the program will have its environment, unless they have one of their own.
+        let process = spec.process().as_ref();
+        let inherited = process.filter(|_| stage == Stage::StartContainer);
+        let inherited = inherited.and_then(|process| process.env().as_deref());
         Ok(Some(Self {
             stage,
             hooks: hooks
                 .iter()
-                .map(|hook| Hook::read(stage, hook))
+                .map(|hook| Hook::read(stage, hook, inherited.unwrap_or_default()))
                 .collect::<Result<_>>()?,
             state: state(spec, stage, bundle, id),
             bundle: c_string("the bundle", bundle.as_os_str().to_owned())?,
@@ -207,7 +211,7 @@ impl HookSet {
 }
 
 impl Hook {
-    fn read(stage: Stage, hook: &runtime::Hook) -> Result<Self> {
+    fn read(stage: Stage, hook: &runtime::Hook, inherited: &[String]) -> Result<Self> {
         let path = hook.path();
         let invalid = |why: &str| {
             let what = format!("{stage} hook {path:?}: {why}");
@@ -224,20 +228,20 @@ impl Hook {
             },
         };
         let path = c_string("a hook's path", path.as_os_str().to_owned())?;
-        let strings = |what: &str, texts: &Option<Vec<String>>| {
-            let texts = texts.iter().flatten();
+        let strings = |what: &str, texts: &[String]| {
+            let texts = texts.iter();
             texts
                 .map(|text| c_string(what, text.as_str()))
                 .collect::<Result<Vec<_>>>()
         };
-        let mut arguments = strings("a hook's args", hook.args())?;
+        let mut arguments = strings("a hook's args", hook.args().as_deref().unwrap_or_default())?;
         if arguments.is_empty() {
             arguments.push(path.clone());
         }
         Ok(Self {
             path,
             arguments,
-            environment: strings("a hook's env", hook.env())?,
+            environment: strings("a hook's env", hook.env().as_deref().unwrap_or(inherited))?,
             timeout,
         })
     }

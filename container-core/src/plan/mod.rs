@@ -324,6 +324,9 @@ impl Step {
             {
                 error.with_code("MountSourceNotFound")
             }
+            Self::Mount { keep: Some(_), .. } if matches!(errno, libc::ELOOP | libc::ENOTDIR) => {
+                error.context("what masks rely on must be mounted on ordinary directory")
+            }
             Self::Execute(_) | Self::CheckProgram(_) if errno == libc::ENOENT => {
                 error.with_code("CommandNotFound")
             }

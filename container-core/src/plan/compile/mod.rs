@@ -163,6 +163,7 @@ impl<'a> Compiler<'a> {
         }
         let cgroup = self.enter_session();
         self.steps.extend(confinement.keyring.clone());
+        self.steps.extend(confinement.personality.clone());
         let [before, after] = affinity(process)?;
         self.affinity = before;
         self.steps.extend(after.map(Step::SetAffinity));
