@@ -273,6 +273,7 @@ fn privileged_what_is_executed_has_attributes_and_the_keyring_too() {
         let id = format!("{}-exec", place.cgroup());
         let spec = edit(&bundle.spec(&["sleep", "600"]), |spec| {
             spec["linux"]["maskedPaths"] = json!([]);
+            spec["linux"]["personality"] = json!({"domain": "LINUX32"});
         });
         let mut options = CreateOptions::default();
         options.id = Some(id.clone());
@@ -290,6 +291,7 @@ fn privileged_what_is_executed_has_attributes_and_the_keyring_too() {
         assert!(said.contains("Cpus_allowed_list:\t0\n"), "{said}");
         let rings = said.lines().filter(|line| line.contains(&id)).count();
         assert_eq!(rings, 1, "{said}");
+        assert!(said.ends_with("00000008\n"), "PER_LINUX32: {said}");
         let shell = command(
             &process,
             &["cut", "-d", " ", "-f", "19,41", "/proc/self/stat"],

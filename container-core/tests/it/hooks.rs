@@ -379,3 +379,24 @@ fn privileged_whoever_starts_a_detached_container_hears_of_its_hooks() {
         }
     });
 }
+
+#[test]
+fn privileged_hooks_of_the_start_have_the_programs_environment_unless_they_have_one() {
+    with_bundle!(|_, bundle| {
+        let print = |file: &str| json!(["sh", "-c", format!("env > /{file}")]);
+        let path = "/bin/busybox";
+        let hooks = json!({"startContainer": [
+            {"path": path, "args": print("inherited")},
+            {"path": path, "args": print("own"), "env": ["OWN=1"]},
+        ]});
+        let spec = edit(&with_hooks(bundle, &["true"], hooks), |spec| {
+            spec["process"]["env"] = json!(["PATH=/bin", "PROGRAM=1"]);
+        });
+        let container = start(&Launcher::new(), &spec, options(bundle)).unwrap();
+        assert!(container.wait().unwrap().success());
+        let read = |file: &str| fs::read_to_string(bundle.root().join(file)).unwrap();
+        assert!(read("inherited").contains("PROGRAM=1"));
+        let own = read("own");
+        assert!(own.contains("OWN=1") && !own.contains("PROGRAM"), "{own}");
+    });
+}
