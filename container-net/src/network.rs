@@ -1,7 +1,6 @@
 //! One network, and the containers in it.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::thread;
@@ -262,7 +261,7 @@ impl Network {
         lock: &Lock,
         bridge: &BridgeConfig,
         options: &AttachOptions,
-    ) -> Result<(Attachment, Vec<OwnedFd>, File)> {
+    ) -> Result<(Attachment, Vec<OwnedFd>, Lock)> {
         let records = self.networks.records();
         let owner = owner(&options.container, &options.interface);
         if records.attachment(self.name(), &owner)?.is_some() {
@@ -294,7 +293,7 @@ impl Network {
             ports: Vec::new(),
         };
         let mut reservations = Vec::new();
-        let mut recorded = || -> Result<File> {
+        let mut recorded = || -> Result<Lock> {
             for mapping in &options.ports {
                 let (port, socket) = self.publish(lock, mapping, &owner)?;
                 attachment.ports.push(port);

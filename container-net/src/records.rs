@@ -17,7 +17,7 @@
 //! one is what a process left that died in between. Whoever makes an attachment holds a lock on its
 //! file meanwhile, so that nobody takes it for a dead process's.
 
-use std::fs::{self, File};
+use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
@@ -156,8 +156,8 @@ impl Records {
     }
 
     /// Writes the record of an attachment that is about to be made. It counts as in the making
-    /// until the file is closed.
-    pub(crate) fn insert(&self, _lock: &Lock, attachment: &Attachment) -> Result<File> {
+    /// until the lock is dropped.
+    pub(crate) fn insert(&self, _lock: &Lock, attachment: &Attachment) -> Result<Lock> {
         let path = self.attachment_path(&attachment.network, &attachment.owner());
         store::make_directory(&self.run.join("attachments").join(&attachment.network))?;
         let text = serde_json::to_vec(attachment).map_err(|source| {

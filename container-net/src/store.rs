@@ -28,7 +28,15 @@ pub(crate) enum Durability {
 
 /// An exclusive lock, held until this is dropped (or the process dies).
 #[derive(Debug)]
-pub(crate) struct Lock(#[expect(dead_code, reason = "closing the file releases the lock")] File);
+pub(crate) struct Lock(File);
+
+impl Drop for Lock {
+    /// Closing the file would not do: what another thread starts meanwhile has it open, too, until it
+    /// is executed.
+    fn drop(&mut self) {
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}
 
 /// Takes the lock `path`, waiting for others to release it.
 pub(crate) fn lock(path: &Path) -> Result<Lock> {
@@ -85,11 +93,11 @@ pub(crate) fn make_directory(path: &Path) -> Result<()> {
         .map_err(|source| Error::os(format!("create directory {path:?}"), source))
 }
 
-/// Writes a file in one step, over what was there. The returned file is locked until it is closed.
-pub(crate) fn write(path: &Path, content: &[u8], durability: Durability) -> Result<File> {
+/// Writes a file in one step, over what was there; it is locked as long as the returned lock is held.
+pub(crate) fn write(path: &Path, content: &[u8], durability: Durability) -> Result<Lock> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let temporary = temporary_of(path);
-    let written = || -> io::Result<File> {
+    let written = || -> io::Result<Lock> {
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -105,7 +113,7 @@ pub(crate) fn write(path: &Path, content: &[u8], durability: Durability) -> Resu
         if durability == Durability::Disk {
             File::open(directory)?.sync_all()?;
         }
-        Ok(file)
+        Ok(Lock(file))
     };
     written().map_err(|source| {
         // The failure of the write is what matters; a leftover is overwritten by the next one.
