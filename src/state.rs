@@ -96,8 +96,15 @@ impl Record {
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
-    /// Holds the lock.
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Directory {
+    /// Closing the file would not do: what another thread starts meanwhile has it open, too, until it is
+    /// executed.
+    fn drop(&mut self) {
+        let _ = self.lock.unlock();
+    }
 }
 
 impl Directory {
@@ -134,7 +141,7 @@ impl Directory {
         match lock.try_lock() {
             Ok(()) => Ok(Some(Self {
                 path: path.to_owned(),
-                _lock: lock,
+                lock,
             })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(Error::os(format!("lock {path:?}"), error)),

@@ -689,6 +689,14 @@ pub(crate) struct Slot<'a> {
     directory: OwnedFd,
 }
 
+impl Drop for Slot<'_> {
+    /// Closing the directory would not do: what another thread starts meanwhile has it open, too, until
+    /// it is executed.
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(&self.directory, FlockOperation::Unlock);
+    }
+}
+
 impl Slot<'_> {
     /// Makes the directory `name` with exactly `mode`.
     pub(crate) fn make_directory(&self, name: &str, mode: Mode) -> Result<OwnedFd> {
