@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use container_engine::container_core::cgroup::{Cgroup, IoStats, Pressure, PressureShare, Stats};
 use container_engine::container_core::runtime::Status;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::Context;
@@ -21,6 +22,16 @@ pub(crate) struct Events {
     stats: bool,
     /// The container
     id: String,
+}
+
+/// A line, with its parts in the order of runc's.
+#[derive(Serialize)]
+struct Event<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Value>,
 }
 
 impl Events {
@@ -65,10 +76,11 @@ impl Events {
     }
 
     fn show(&self, kind: &str, data: Option<Value>) -> anyhow::Result<()> {
-        let mut event = json!({ "type": kind, "id": self.id });
-        if let Some(data) = data {
-            event["data"] = data;
-        }
+        let event = serde_json::to_string(&Event {
+            kind,
+            id: &self.id,
+            data,
+        })?;
         let mut out = io::stdout().lock();
         writeln!(out, "{event}")?;
         Ok(out.flush()?)

@@ -24,7 +24,7 @@ impl Kill {
         if self.signal == "0" {
             // No signal: the question whether there is somebody to send one to.
             let state = context.runtime.state(&self.id)?;
-            ensure!(state.pid.is_some(), "container not running");
+            ensure!(self.all || state.pid.is_some(), "container not running");
             return Ok(ExitCode::SUCCESS);
         }
         let signal: Signal = self.signal.parse()?;

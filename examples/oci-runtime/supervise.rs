@@ -16,9 +16,9 @@ use container_engine::container_core::{
 };
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{OptionalActions, OutputModes, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
 /// How long what a process has written to its terminal may take to be shown once it has ended.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -100,6 +100,32 @@ fn wait_for(files: [BorrowedFd<'_>; 2]) -> anyhow::Result<()> {
     }
 }
 
+/// What was typed before the terminal became raw: whole lines, as an end of input among them would be
+/// a byte of its own later.
+#[derive(Default)]
+struct Early {
+    typed: Vec<u8>,
+    ended: bool,
+}
+
+impl Early {
+    fn read(&mut self) -> io::Result<()> {
+        let stdin = io::stdin();
+        let mut line = [0; 4096];
+        while !self.ended {
+            let mut wait = [PollFd::new(&stdin, PollFlags::IN)];
+            if poll(&mut wait, Some(&Timespec::default()))? == 0 {
+                return Ok(());
+            }
+            // Not through the buffer of `io::stdin`, which would read on.
+            let count = rustix::io::read(&stdin, &mut line)?;
+            self.typed.extend(&line[..count]);
+            self.ended = count == 0;
+        }
+        Ok(())
+    }
+}
+
 /// The terminal of a process on the one of this program, if that has one.
 struct Screen {
     terminal: Arc<Terminal>,
@@ -111,10 +137,18 @@ struct Screen {
 
 impl Screen {
     fn connect(terminal: Terminal) -> anyhow::Result<Self> {
+        let mut inner = tcgetattr(&terminal).context("look at the terminal of the process")?;
+        inner.output_modes.remove(OutputModes::ONLCR);
+        tcsetattr(&terminal, OptionalActions::Now, &inner)
+            .context("set the terminal of the process")?;
         let terminal = Arc::new(terminal);
         let before = tcgetattr(io::stdin()).ok();
+        let mut early = Early::default();
         if let Some(mut raw) = before.clone() {
+            early.read().context("read what was typed before")?;
             raw.make_raw();
+            // Ours begins the lines anew, so that what is redirected has the program's own ends of lines.
+            raw.output_modes.insert(OutputModes::OPOST);
             tcsetattr(io::stdin(), OptionalActions::Now, &raw).context("set the terminal")?;
         }
         let (show, shown) = mpsc::channel();
@@ -134,7 +168,13 @@ impl Screen {
                 }
             }
         });
-        thread::spawn(move || io::copy(&mut io::stdin(), &mut &*input));
+        thread::spawn(move || {
+            (&*input).write_all(&early.typed)?;
+            match early.ended {
+                true => Ok(0),
+                false => io::copy(&mut io::stdin(), &mut &*input),
+            }
+        });
         let screen = Self {
             terminal,
             shown,
