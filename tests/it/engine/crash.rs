@@ -110,8 +110,15 @@ fn privileged_detached_containers_live_on_and_are_found() {
         let container = open(place).containers().get("lasting").expect("found");
         assert_eq!(container.state().expect("state"), State::Running);
         assert_eq!(sleepers(), 1);
-        container.remove_force().expect("remove");
+        let output = container.exec(["echo", "here"]).output().expect("exec");
+        assert_eq!(output.stdout, b"here\n");
+        container.stop(Duration::from_millis(1)).expect("stop");
+        assert!(matches!(
+            container.state().expect("state"),
+            State::Exited(Some(_))
+        ));
         assert_eq!(sleepers(), 0);
+        container.remove().expect("remove");
     });
 }
 
