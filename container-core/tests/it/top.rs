@@ -15,8 +15,12 @@ use crate::support::role::wait_until;
 
 /// A shell with a child, a grandchild and a zombie, none of which needs the processor.
 fn family(bundle: &Bundle) -> Container {
-    let script = "sh -c 'sleep 601 & exec sleep 602' & sleep 0 & echo ready; exec sleep 603";
-    let mut spec = bundle.shell(script);
+    // What is to be the zombie ends when its parent is a program that reaps nobody.
+    let zombie = "until grep -q sleep /proc/$PPID/comm; do sleep 0.01; done";
+    let script = format!(
+        "sh -c 'sleep 601 & exec sleep 602' & sh -c '{zombie}' & echo ready; exec sleep 603"
+    );
+    let mut spec = bundle.shell(&script);
     set_user(&mut spec, 1000, 1000);
     let mut container = Launcher::new().create(&spec, piped()).expect("create");
     container.start().expect("start");
