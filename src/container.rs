@@ -416,7 +416,12 @@ impl Container {
         process.core.kill(signal).doing(doing)?;
         // Version 1 lets nothing die that is stopped.
         if signal == Signal::KILL && self.is_paused() {
-            self.cgroup()?.thaw().doing(doing)?;
+            let thawed = self.cgroup().and_then(|cgroup| cgroup.thaw().doing(doing));
+            // With version 2 it has ended meanwhile, and its group may be gone.
+            return thawed.or_else(|error| match error.kind() {
+                ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            });
         }
         Ok(())
     }

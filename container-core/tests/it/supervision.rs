@@ -143,6 +143,8 @@ fn privileged_disowned_container_belongs_to_the_subreaper() {
         // What is left is for whoever deletes it.
         cgroup.remove().unwrap();
         host::remove_cgroups(place.cgroup());
+        // Whatever else lost its parent came here, too.
+        while waitpid(None, None).is_ok() {}
     });
 }
 
