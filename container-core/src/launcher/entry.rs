@@ -5,7 +5,7 @@
 use std::ffi::{CStr, c_char, c_int};
 
 use super::protocol::MARKER;
-use super::serve;
+use super::serve::{self, Greeting};
 use crate::sys;
 
 /// Runs before `main`. [`super::Launcher`] refers to it, so that no linker drops it.
@@ -15,11 +15,17 @@ pub(super) static ENTRY: extern "C" fn(c_int, *const *const c_char) = enter;
 
 /// Becomes the launcher if that is what this process was started as; otherwise does nothing.
 ///
-/// A process that the kernel gave privileges to never becomes one. Once the marker and the socket
-/// are right, this does not return, so that the host's `main` never runs a second time.
+/// A process that the kernel gave privileges to never becomes one. Once the marker and the greeting
+/// are right, this does not return, so that the host's `main` never runs a second time: not even if
+/// the embedder was killed meanwhile.
 extern "C" fn enter(argc: c_int, argv: *const *const c_char) {
-    if is_marked(argc, argv) && !sys::is_secure_execution() && serve::is_addressed() {
-        sys::exit_now(serve::run());
+    if !is_marked(argc, argv) || sys::is_secure_execution() {
+        return;
+    }
+    match serve::greeting() {
+        Some(Greeting::Parent) => sys::exit_now(serve::run()),
+        Some(Greeting::Other) => sys::exit_now(1),
+        None => {}
     }
 }
 

@@ -12,20 +12,32 @@ use super::protocol::{self, Event, HELLO, Message, START, START_IN, tell};
 use crate::monitor::Monitor;
 use crate::sys::{self, Cloned, SingleThreaded};
 
-/// Whether standard input is the socket of a launcher, with the greeting of our own parent in it.
-pub(super) fn is_addressed() -> bool {
+/// Who greeted this process as a launcher.
+pub(super) enum Greeting {
+    /// The process that started it.
+    Parent,
+    /// Another one, or one that has ended since.
+    Other,
+}
+
+/// Looks whether standard input is the socket of a launcher, with our greeting in it.
+pub(super) fn greeting() -> Option<Greeting> {
     let socket = stdio::stdin();
     let Ok(SocketType::SEQPACKET) = sockopt::socket_type(socket) else {
-        return false;
+        return None;
     };
-    let Ok(peer) = sockopt::socket_peercred(socket) else {
-        return false;
-    };
-    if Some(peer.pid) != process::getppid() || peer.uid != process::geteuid() {
-        return false;
+    let peer = sockopt::socket_peercred(socket).ok()?;
+    if peer.uid != process::geteuid() {
+        return None;
     }
-    let hello = protocol::receive(socket, RecvFlags::DONTWAIT);
-    matches!(hello, Ok(Some(message)) if message.bytes == HELLO)
+    match protocol::receive(socket, RecvFlags::DONTWAIT) {
+        Ok(Some(message)) if message.bytes == HELLO => {}
+        _ => return None,
+    }
+    Some(match process::getppid() {
+        Some(parent) if parent == peer.pid => Greeting::Parent,
+        _ => Greeting::Other,
+    })
 }
 
 /// Serves until the embedder closes its end; gives the exit status of the process.

@@ -484,3 +484,28 @@ fn program_that_merely_has_the_name_of_a_launcher_is_none() {
     let list = String::from_utf8_lossy(&output.stdout);
     assert!(list.contains("1 test"), "{output:?}");
 }
+
+/// Its embedder may be killed between the start of a launcher and its first look around.
+#[test]
+fn a_launcher_without_its_program_does_not_run_the_program_again() {
+    let (ours, theirs) = rustix::net::socketpair(
+        rustix::net::AddressFamily::UNIX,
+        rustix::net::SocketType::SEQPACKET,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )
+    .unwrap();
+    let hello = concat!("container-core ", env!("CARGO_PKG_VERSION"), " protocol 1");
+    rustix::io::write(&ours, hello.as_bytes()).unwrap();
+    let output = std::process::Command::new("bash")
+        // Not the process that greets: a child of another one.
+        .args([
+            "-c",
+            "(exec -a container-core-launcher \"$0\" --list); echo $?",
+        ])
+        .arg(std::env::current_exe().unwrap())
+        .stdin(theirs)
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "1\n");
+}
